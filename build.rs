@@ -1,0 +1,23 @@
+//! Compiles the contract in `proto/` with a pure-Rust compiler, so that no `protoc` has to be installed.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILES: [&str; 5] = [
+    "daypass/v1/common.proto",
+    "daypass/v1/credential.proto",
+    "daypass/v1/lease.proto",
+    "daypass/v1/trust.proto",
+    "daypass/v1/audit.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    // Server reflection serves this very set.
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("daypass.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

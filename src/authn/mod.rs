@@ -1,0 +1,1 @@
+//! A certificate or a token becomes a proof of identity.

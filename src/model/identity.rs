@@ -1,0 +1,197 @@
+//! Who is calling: made by `authn` only, after everything in it was verified.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Timestamp,
+    claim::Claims,
+    name::{IssuerName, TenantName, TrustDomain},
+};
+
+/// The longest subject, in bytes.
+pub const MAX_SUBJECT: usize = 512;
+
+/// A caller's canonical name: in leases, in the audit log, in caps and rate limits.
+///
+/// Three forms, told apart by their prefix, so that no two identities collide:
+/// `spiffe://<trust domain>/<path>`; `dns:<trust domain>/<name>` or `cn:<trust domain>/<name>`; `oidc:<issuer name>:<sub>`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Subject(Arc<str>);
+
+/// A subject that is empty, too long, or holds control characters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a subject is 1 to {MAX_SUBJECT} bytes without control characters")]
+pub struct BadSubject;
+
+impl Subject {
+    /// The subject as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Subject {
+    type Error = BadSubject;
+    fn try_from(text: String) -> Result<Self, BadSubject> {
+        if text.is_empty() || text.len() > MAX_SUBJECT || text.chars().any(char::is_control) {
+            return Err(BadSubject);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl From<Subject> for String {
+    fn from(subject: Subject) -> String {
+        subject.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// How a certificate's identity is read: by explicit mapping, for each trust domain one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateIdentity {
+    /// The one URI SAN, a SPIFFE ID of this trust domain.
+    Spiffe,
+    /// The one DNS SAN, lower case.
+    Dns,
+    /// The one common name.
+    Cn,
+}
+
+/// A client certificate whose chain was verified against the CA of its trust domain, and that no CRL names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// The trust domain whose CA it chains to.
+    pub trust_domain: TrustDomain,
+    /// Which part of it is the identity.
+    pub identity: CertificateIdentity,
+    /// The identity: the whole SPIFFE ID, the DNS name, or the common name.
+    pub id: String,
+    /// Its canonical subject.
+    pub subject: Subject,
+    /// Its serial, lower-case hex.
+    pub serial: String,
+    /// SHA-256 over its DER, lower-case hex.
+    pub fingerprint: String,
+    /// When it expires.
+    pub not_after: Timestamp,
+}
+
+/// How often one token may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenUse {
+    /// For one lease in all.
+    Once,
+    /// For one lease of each role.
+    OncePerRole,
+    /// For any number.
+    Any,
+}
+
+/// A verified token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedToken {
+    /// The configured issuer.
+    pub issuer: IssuerName,
+    /// Its `sub`.
+    pub sub: String,
+    /// Its canonical subject.
+    pub subject: Subject,
+    /// The claims that the issuer's configuration names, type-checked.
+    pub claims: Claims,
+    /// The first 16 bytes of SHA-256 over issuer and `jti`, or over the token where the issuer gives no `jti`.
+    pub token_id: [u8; 16],
+    /// How often it may be used.
+    pub token_use: TokenUse,
+    /// Its `exp`.
+    pub expires_at: Timestamp,
+}
+
+/// What proved the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// A client certificate.
+    Certificate(PeerCertificate),
+    /// An OIDC token; a certificate beside it is visible to policy as its peer, and is not the caller.
+    Token {
+        /// The token.
+        token: VerifiedToken,
+        /// The certificate of the connection that carried it.
+        peer: Option<PeerCertificate>,
+    },
+}
+
+/// An authenticated caller that belongs to exactly one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The caller's tenant.
+    pub tenant: TenantName,
+    /// What proved it.
+    pub proof: Proof,
+}
+
+impl Identity {
+    /// The caller's canonical name.
+    pub fn subject(&self) -> &Subject {
+        match &self.proof {
+            Proof::Certificate(peer) => &peer.subject,
+            Proof::Token { token, .. } => &token.subject,
+        }
+    }
+
+    /// "mtls" or "oidc".
+    pub fn method(&self) -> &'static str {
+        match self.proof {
+            Proof::Certificate(_) => "mtls",
+            Proof::Token { .. } => "oidc",
+        }
+    }
+
+    /// The trust domain of a certificate, or the configured name of a token's issuer.
+    pub fn authority(&self) -> &str {
+        match &self.proof {
+            Proof::Certificate(peer) => peer.trust_domain.as_str(),
+            Proof::Token { token, .. } => token.issuer.as_str(),
+        }
+    }
+
+    /// The verified claims; a certificate has none.
+    pub fn claims(&self) -> Option<&Claims> {
+        match &self.proof {
+            Proof::Certificate(_) => None,
+            Proof::Token { token, .. } => Some(&token.claims),
+        }
+    }
+
+    /// The certificate beside a token.
+    pub fn peer(&self) -> Option<&PeerCertificate> {
+        match &self.proof {
+            Proof::Certificate(_) => None,
+            Proof::Token { peer, .. } => peer.as_ref(),
+        }
+    }
+
+    /// When the presented certificate or token expires.
+    pub fn expires_at(&self) -> Timestamp {
+        match &self.proof {
+            Proof::Certificate(peer) => peer.not_after,
+            Proof::Token { token, .. } => token.expires_at,
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! A lease: the record of one vended credential, and the only legal ways in which it changes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    SignedDuration, Timestamp,
+    credential::CredentialKind,
+    identity::Subject,
+    name::{CaName, RoleName, TenantName},
+};
+
+/// How many partitions a store spreads tenants over. All leases of a tenant lie in one, so that caps, replays and
+/// indexes change in one atomic step, also where a cluster keeps partitions on different nodes. Part of the stored
+/// format: it cannot change without a migration.
+pub const PARTITIONS: u8 = 16;
+
+/// The most certificates that may be alive under one lease at once; a renewal past it is refused.
+pub const MAX_LIVE_SERIALS: usize = 8;
+
+/// A lease's id: a UUID of version 7, so that ids sort by time of issue. Its last four bits are its partition.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseId(uuid::Uuid);
+
+impl LeaseId {
+    /// A new id for a lease of `tenant` issued at `at`, from 10 random bytes.
+    pub fn new(at: Timestamp, random: [u8; 10], tenant: &TenantName) -> Self {
+        let millis = u64::try_from(at.as_millisecond()).unwrap_or(0);
+        let mut bytes = *uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().as_bytes();
+        bytes[15] = (bytes[15] & 0xf0) | partition_of(tenant);
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// The smallest id that could have been issued at `at`; every lease issued before has a smaller one.
+    pub fn floor(at: Timestamp) -> Self {
+        let millis = u64::try_from(at.as_millisecond()).unwrap_or(0);
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// Where the lease lies: 0 to `PARTITIONS - 1`.
+    pub fn partition(self) -> u8 {
+        self.0.as_bytes()[15] & 0x0f
+    }
+
+    /// The id as 16 bytes, in the order of time.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id from 16 bytes, as stored.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+}
+
+/// The partition in which all leases of a tenant lie (FNV-1a over the name, folded to four bits).
+pub fn partition_of(tenant: &TenantName) -> u8 {
+    let hash = tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let folded = hash ^ (hash >> 16);
+    let folded = folded ^ (folded >> 8);
+    ((folded ^ (folded >> 4)) & 0x0f) as u8
+}
+
+/// A text that is no lease id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a lease id is a UUID of 36 characters, for example 0192f0c1-7b5a-7000-8000-000000000000")]
+pub struct BadLeaseId;
+
+impl std::str::FromStr for LeaseId {
+    type Err = BadLeaseId;
+    fn from_str(text: &str) -> Result<Self, BadLeaseId> {
+        if text.len() != 36 {
+            return Err(BadLeaseId);
+        }
+        uuid::Uuid::try_parse(text).map(Self).map_err(|_| BadLeaseId)
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseState {
+    /// Reserved before a remote system is asked.
+    Pending,
+    /// Handed out.
+    Active,
+    /// A revocation is durable and on its way.
+    Revoking,
+    /// The revocation has reached as far as it can.
+    Revoked,
+    /// Its time has passed.
+    Expired,
+}
+
+impl LeaseState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Active, Self::Revoking, Self::Revoked, Self::Expired];
+
+    /// Its name in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Revoking => "revoking",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// Whether it counts against the caps.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Pending | Self::Active | Self::Revoking)
+    }
+
+    /// Whether a lease in this state may move to `next`.
+    pub fn may_become(self, next: Self) -> bool {
+        use LeaseState::{Active, Expired, Pending, Revoked, Revoking};
+        matches!((self, next), (Pending, Active | Revoking | Expired) | (Active, Revoking | Expired) | (Revoking, Revoked))
+    }
+}
+
+/// How far a revocation reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// Into the issuing CA's CRL.
+    Crl,
+    /// Nowhere; the credential lives until it expires.
+    Expiry,
+}
+
+impl Reach {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Crl => "crl",
+            Self::Expiry => "expiry",
+        }
+    }
+}
+
+/// A certificate that lives under a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSerial {
+    /// Its serial, lower-case hex, 2 to 40 characters.
+    #[serde(rename = "s")]
+    pub serial: String,
+    /// When it expires.
+    #[serde(rename = "e", with = "seconds")]
+    pub not_after: Timestamp,
+}
+
+/// What is kept to find a credential again: never the credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Handle {
+    /// An X.509 lease.
+    X509 {
+        /// The issuing CA.
+        ca: CaName,
+        /// The certificates that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
+        serials: Vec<LiveSerial>,
+        /// The first 16 bytes of SHA-256 over what the newest certificate's signature covers (its TBSCertificate), lower-case
+        /// hex: a retried request makes the same certificate again or is refused.
+        tbs: String,
+    },
+}
+
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Its id.
+    pub id: LeaseId,
+    /// Counts its changes, from 1: a change is applied only to the version that it was made from.
+    pub version: u32,
+    /// The role.
+    pub role: RoleName,
+    /// The kind of its credential.
+    pub kind: CredentialKind,
+    /// The holder's tenant.
+    pub tenant: TenantName,
+    /// The holder.
+    pub subject: Subject,
+    /// Where it stands.
+    pub state: LeaseState,
+    /// When it was issued.
+    #[serde(with = "millis")]
+    pub issued_at: Timestamp,
+    /// When its newest credential expires.
+    #[serde(with = "seconds")]
+    pub expires_at: Timestamp,
+    /// No renewal goes past this.
+    #[serde(with = "seconds")]
+    pub renew_until: Timestamp,
+    /// How many credentials were made under it, from 1.
+    pub generation: u32,
+    /// How far a revocation reaches.
+    pub reach: Reach,
+    /// Until when the credential may still be accepted by who honours `reach`.
+    #[serde(with = "seconds")]
+    pub live_until: Timestamp,
+    /// When a revocation was acknowledged.
+    #[serde(with = "maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
+    /// How to find the credential again.
+    pub handle: Handle,
+}
+
+/// A change of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// What was pending was handed out.
+    Activate,
+    /// A new credential under it.
+    Renew {
+        /// When that expires.
+        expires_at: Timestamp,
+        /// Where to find it.
+        handle: Handle,
+    },
+    /// A revocation, acknowledged at this time.
+    BeginRevoke {
+        /// The time.
+        at: Timestamp,
+    },
+    /// The revocation has reached as far as it can.
+    FinishRevoke {
+        /// Until when the credential may still be accepted.
+        live_until: Timestamp,
+    },
+    /// Its time has passed.
+    Expire,
+}
+
+/// A change that the lease's state does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a lease that is {state} cannot {change}", state = .state.as_str())]
+pub struct IllegalChange {
+    /// Where the lease stands.
+    pub state: LeaseState,
+    /// The verb.
+    pub change: &'static str,
+}
+
+impl Lease {
+    /// The lease after a change, one version on; or why not.
+    pub fn apply(&self, change: Change) -> Result<Self, IllegalChange> {
+        let mut next = Self { version: self.version.saturating_add(1), ..self.clone() };
+        match change {
+            Change::Activate => next.move_to(LeaseState::Active, "be activated")?,
+            Change::Renew { expires_at, handle } => {
+                if self.state != LeaseState::Active {
+                    return Err(IllegalChange { state: self.state, change: "be renewed" });
+                }
+                next.expires_at = expires_at.min(self.renew_until);
+                next.live_until = next.expires_at;
+                next.handle = handle;
+                next.generation = self.generation.saturating_add(1);
+            }
+            Change::BeginRevoke { at } => {
+                next.move_to(LeaseState::Revoking, "be revoked")?;
+                next.revoked_at = Some(at);
+            }
+            Change::FinishRevoke { live_until } => {
+                next.move_to(LeaseState::Revoked, "end its revocation")?;
+                next.live_until = live_until.min(self.expires_at);
+            }
+            Change::Expire => next.move_to(LeaseState::Expired, "expire")?,
+        }
+        Ok(next)
+    }
+
+    fn move_to(&mut self, state: LeaseState, verb: &'static str) -> Result<(), IllegalChange> {
+        if !self.state.may_become(state) {
+            return Err(IllegalChange { state: self.state, change: verb });
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// Whether a renewal at `now` could still move its expiry.
+    pub fn renewable(&self, now: Timestamp) -> bool {
+        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.expires_at
+    }
+
+    /// When the sweep must look at it next: when it is live its expiry (a revocation or a reservation that a crash left
+    /// open is due `grace` after it began); when it has ended, the end of its retention.
+    pub fn due_at(&self, grace: SignedDuration, retention: SignedDuration) -> Timestamp {
+        let after = |at: Timestamp, span: SignedDuration| at.checked_add(span).unwrap_or(Timestamp::MAX);
+        match self.state {
+            LeaseState::Active => self.expires_at,
+            LeaseState::Pending => after(self.issued_at, grace),
+            LeaseState::Revoking => after(self.revoked_at.unwrap_or(self.issued_at), grace),
+            LeaseState::Revoked | LeaseState::Expired => after(self.expires_at, retention),
+        }
+    }
+}
+
+/// A certificate that a CRL must name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedSerial {
+    /// Its serial, lower-case hex.
+    pub serial: String,
+    /// When its revocation was acknowledged (millisecond resolution).
+    pub revoked_at: Timestamp,
+    /// When it expires; a CRL may forget it after that (whole seconds).
+    pub not_after: Timestamp,
+}
+
+/// Which leases; every field that is set must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseFilter {
+    /// A role.
+    pub role: Option<RoleName>,
+    /// A tenant.
+    pub tenant: Option<TenantName>,
+    /// A subject.
+    pub subject: Option<Subject>,
+    /// A state.
+    pub state: Option<LeaseState>,
+    /// Only leases issued before this time.
+    pub issued_before: Option<Timestamp>,
+}
+
+impl LeaseFilter {
+    /// Whether a lease matches.
+    pub fn matches(&self, lease: &Lease) -> bool {
+        self.role.as_ref().is_none_or(|role| *role == lease.role)
+            && self.tenant.as_ref().is_none_or(|tenant| *tenant == lease.tenant)
+            && self.subject.as_ref().is_none_or(|subject| *subject == lease.subject)
+            && self.state.is_none_or(|state| state == lease.state)
+            && self.issued_before.is_none_or(|before| lease.issued_at < before)
+    }
+}
+
+mod seconds {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(at.as_second())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        Timestamp::from_second(i64::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+mod millis {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(at.as_millisecond())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+mod maybe_millis {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+        at.map(Timestamp::as_millisecond).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+        let millis = Option::<i64>::deserialize(from)?;
+        millis.map(Timestamp::from_millisecond).transpose().map_err(D::Error::custom)
+    }
+}

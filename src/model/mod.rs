@@ -1,0 +1,19 @@
+//! The words of the house: who asks, for what, under which rules, and what is on record of it.
+//!
+//! Nothing here does IO, awaits, or reads a clock; time is a parameter everywhere.
+
+pub mod catalog;
+pub mod claim;
+pub mod credential;
+pub mod error;
+pub mod event;
+pub mod fault;
+pub mod identity;
+pub mod lease;
+pub mod name;
+pub mod request;
+pub mod role;
+pub mod template;
+pub mod tenant;
+
+pub use jiff::{SignedDuration, Timestamp};

@@ -1,0 +1,153 @@
+//! Where leases live. Two adapters, one port, one conformance suite.
+//!
+//! A store keeps records and indexes; it decides nothing. Changes are computed by [`Lease::apply`] and written by
+//! compare-and-set on the lease's version, so that legal transitions stand in one place. Each method is one atomic step
+//! for each partition that it touches, and is safe to repeat after an unknown outcome.
+
+/// Leases in SQLite on this machine's disk.
+pub mod embedded;
+/// Leases in Redis, standalone or Cluster.
+pub mod redis;
+
+use async_trait::async_trait;
+
+use crate::model::{
+    SignedDuration, Timestamp,
+    error::{Code, Error},
+    lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+    name::CaName,
+};
+
+/// How long a reservation or a revocation may stay open before the sweep looks at it.
+pub const OPEN_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long an ended lease stays readable after its expiry, unless configured otherwise.
+pub const DEFAULT_RETENTION: SignedDuration = SignedDuration::from_hours(24);
+
+/// The most leases in one call: list pages, batches of changes, due leases.
+pub const MAX_BATCH: usize = 1000;
+
+/// A new lease with the conditions under which it may be stored, all checked in one atomic step.
+#[derive(Debug, Clone)]
+pub struct NewLease {
+    /// The lease, at version 1.
+    pub lease: Lease,
+    /// Identifies the caller's request (a digest over tenant, subject and request id). While a live lease holds the same
+    /// key, that lease is returned and nothing is stored.
+    pub request_key: Option<[u8; 16]>,
+    /// A use of a token. When the same key is on record already (and the request key is not), it is a replay.
+    pub token_use: Option<TokenUseKey>,
+    /// The most live leases of the tenant.
+    pub tenant_cap: u32,
+    /// The most live leases of the caller (tenant and subject).
+    pub caller_cap: u32,
+}
+
+/// A use of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenUseKey {
+    /// A digest over issuer and `jti`, and over the role where a token may be used once for each.
+    pub key: [u8; 16],
+    /// When the token can no longer be presented, leeway included: until then the use is remembered.
+    pub until: Timestamp,
+}
+
+/// What came of storing a new lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is durable.
+    Stored,
+    /// The request was answered before, with this lease.
+    Existing(Box<Lease>),
+    /// The token was used before.
+    TokenReplayed,
+    /// The tenant has as many live leases as it may have.
+    TenantCap,
+    /// The caller has as many live leases as it may have.
+    CallerCap,
+}
+
+/// A page of leases, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// Where the next page starts (after this id, in the order of [`LeaseId`]); none after the last.
+    pub next: Option<LeaseId>,
+}
+
+/// What came of a compare-and-set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// Written and durable.
+    Done,
+    /// The stored version is not the one before the new one.
+    Conflict,
+    /// There is no such lease.
+    Missing,
+}
+
+/// How many leases are live, and how late the sweep is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Live leases (pending, active, revoking).
+    pub live: u64,
+    /// The due time of the lease that has waited longest for the sweep; none when nothing is on record.
+    pub oldest_due: Option<Timestamp>,
+}
+
+/// A lease store. Every error has code [`Code::StoreUnavailable`] and may mean that the outcome is unknown; every method
+/// answers or fails within the adapter's configured time limit.
+#[async_trait]
+pub trait LeaseStore: Send + Sync {
+    /// Stores a new lease, or says why not. Repeating it with the same lease answers `Stored` again.
+    async fn put(&self, new: &NewLease) -> Result<Put, Error>;
+
+    /// Leases by id, in the order asked; none where there is no such lease. At most [`MAX_BATCH`].
+    async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error>;
+
+    /// A page of at most `limit` (1 to [`MAX_BATCH`]) leases that match, with ids greater than `after`, in the order of ids
+    /// over all partitions. Uses the narrowest index; its cost grows with the leases under that index, never with all. A page may
+    /// be shorter than `limit`, even empty, while `next` is set.
+    async fn list(&self, filter: &LeaseFilter, after: Option<LeaseId>, limit: usize) -> Result<Page, Error>;
+
+    /// Writes changed leases, each only over the version before it, and keeps indexes, caps, due times and request keys in
+    /// step. Answers in the order asked. Repeating a swap that was done answers `Done` again when the stored lease equals it.
+    async fn swap(&self, leases: &[Lease]) -> Result<Vec<Swap>, Error>;
+
+    /// Writes leases that the store lost or knows in an older version; leaves newer ones alone. Caps are not checked. Answers how many
+    /// were written.
+    async fn restore(&self, leases: &[Lease]) -> Result<usize, Error>;
+
+    /// At most `limit` leases whose due time ([`Lease::due_at`]) is not after `now`, the longest-waiting first. Does not claim them:
+    /// two servers may get the same ones, and the version decides whose change counts.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Lease>, Error>;
+
+    /// Removes ended leases for good (only in the version given), and forgets token uses and revoked serials whose time passed before `now`.
+    async fn purge(&self, leases: &[Lease], now: Timestamp) -> Result<(), Error>;
+
+    /// Adds serials to a CA's revocation list and counts its revision up when anything was new. Idempotent.
+    async fn add_revoked(&self, ca: &CaName, serials: &[RevokedSerial]) -> Result<(), Error>;
+
+    /// The revision of a CA's revocation list: one cheap read, to see whether another server changed it. 0 when nothing ever was.
+    async fn revocation_revision(&self, ca: &CaName) -> Result<u64, Error>;
+
+    /// A CA's revocation list with its revision, serials that expired before `now` left out.
+    async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error>;
+
+    /// The next CRL number of a CA: strictly growing over all servers and restarts, from 1.
+    async fn next_crl_number(&self, ca: &CaName) -> Result<u64, Error>;
+
+    /// Counts for metrics and readiness.
+    async fn stats(&self) -> Result<Stats, Error>;
+
+    /// Identifies the data set: changes when the store may have lost acknowledged writes (another primary, an emptied
+    /// server), which is a reason to reconcile it with the audit log.
+    async fn incarnation(&self) -> Result<String, Error>;
+}
+
+/// An error of a store: the caller learns that it is away, the log why.
+pub(crate) fn unavailable(internal: impl std::fmt::Display) -> Error {
+    Error::new(Code::StoreUnavailable, "the lease store does not answer; nothing was issued or changed for sure, try again")
+        .because(internal)
+}

@@ -1,0 +1,10 @@
+//! Everything that runs against real servers, real TLS and real binaries, in one test binary.
+#![allow(missing_docs)]
+
+mod audit;
+mod authn;
+mod e2e;
+mod policy;
+mod store;
+mod support;
+mod x509;

@@ -1,0 +1,114 @@
+//! The one loop that drives the passes: on a schedule, on a signal, until the service stops. A pass that fails is told in the log and
+//! tried again at its next turn; none of them needs anything but what is stored.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{model::name::CaName, vend::Vend};
+
+/// How often due leases are taken off the store.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often another server's revocations are looked for; with the signing itself this keeps a CRL within a second.
+pub const CRL_EVERY: Duration = Duration::from_millis(400);
+
+/// How long at least a CRL stays out before the next one is signed: many revocations at once share one.
+const CRL_REST: Duration = Duration::from_millis(20);
+
+/// How often leases of failed calls are tried again while the store is away.
+const OPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// Told when the service stops.
+pub type Shutdown = watch::Receiver<bool>;
+
+/// Starts every pass of the heart. They end when `shutdown` turns true.
+pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown) -> JoinSet<()> {
+    let mut passes = JoinSet::new();
+    passes.spawn(until(shutdown.clone(), sweep(vend.clone())));
+    passes.spawn(until(shutdown.clone(), close_open(vend.clone())));
+    for ca in vend.crls().cas() {
+        passes.spawn(until(shutdown.clone(), publish_crl(vend.clone(), ca.clone())));
+    }
+    passes
+}
+
+/// Runs a loop until the service stops.
+pub async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = shutdown.wait_for(|over| *over) => {}
+    }
+}
+
+/// A ticker that does not hurry after what it missed.
+pub fn ticker(every: Duration) -> tokio::time::Interval {
+    let mut ticker = interval(every);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+async fn sweep(vend: Arc<Vend>) {
+    let mut tick = ticker(SWEEP_EVERY);
+    loop {
+        tick.tick().await;
+        loop {
+            match vend.sweep().await {
+                Ok(swept) => {
+                    for (what, count) in
+                        [("expired", swept.expired), ("finished", swept.finished), ("closed", swept.closed), ("purged", swept.purged)]
+                    {
+                        metrics::counter!("daypass_swept_total", "what" => what).increment(count as u64);
+                    }
+                    if swept.is_idle() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the sweep will try again");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn close_open(vend: Arc<Vend>) {
+    let mut tick = ticker(OPEN_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = vend.open().rung() => {}
+        }
+        match vend.close_open().await {
+            Ok(waiting) => metrics::gauge!("daypass_open_leases").set(waiting as f64),
+            Err(error) => {
+                tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls wait to be closed");
+                // The store or the log is away: every ring would only fail again.
+                tick.tick().await;
+            }
+        }
+    }
+}
+
+async fn publish_crl(vend: Arc<Vend>, ca: CaName) {
+    let mut tick = ticker(CRL_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = vend.crls().rung(&ca) => {}
+        }
+        match vend.publish_crl(&ca).await {
+            Ok(true) => tokio::time::sleep(CRL_REST).await,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, %ca, "the CRL will be tried again");
+                tick.tick().await;
+            }
+        }
+    }
+}

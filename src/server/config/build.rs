@@ -1,0 +1,535 @@
+//! From sections to a configuration that holds together: references exist, spans fit, templates parse, keys load, policy checks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use zeroize::Zeroizing;
+
+use super::{
+    file::{At, Reader, read_bounded},
+    limits::Limits,
+    sections::{
+        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, MemberSection, PolicySection, RoleSection, ServerSection, StoreSection,
+        TenantSection, TrustDomainSection,
+    },
+};
+use crate::{
+    audit::disk::AuditOptions,
+    authn::{
+        mtls::TrustDomainConfig,
+        oidc::{IssuerConfig, KeySource},
+    },
+    issuer::x509::{Authority, CaConfig, FileKey, X509Issuer},
+    model::{
+        SignedDuration, Timestamp,
+        catalog::Catalog,
+        claim::{ClaimSpec, ClaimValue},
+        fault::{Fault, nearest},
+        name::{CaName, IssuerName, TrustDomain},
+        role::{KeyType, Role, RoleOwner, RoleSpec, X509Role},
+        template::Template,
+        tenant::{Member, Tenant, TenantKind},
+    },
+    policy::PolicyBook,
+    store::redis::RedisOptions,
+    vend::Rules,
+};
+
+/// The longest life that a role may give, through all renewals.
+pub const MAX_LIFE: SignedDuration = SignedDuration::from_hours(24 * 90);
+
+/// The sections as they were read; those that did not parse are absent, and their faults noted.
+#[derive(Default)]
+pub(super) struct Draft {
+    /// The sections that the file has, whether they parsed or not.
+    pub seen: BTreeSet<String>,
+    pub server: Option<At<ServerSection>>,
+    pub limits: Option<At<Limits>>,
+    pub log: Option<At<LogSection>>,
+    pub store: Option<At<StoreSection>>,
+    pub audit: Option<At<AuditSection>>,
+    pub policy: Option<At<PolicySection>>,
+    pub cas: Vec<At<CaSection>>,
+    pub trust_domains: Vec<At<TrustDomainSection>>,
+    pub issuers: Vec<At<IssuerSection>>,
+    pub tenants: Vec<At<TenantSection>>,
+    pub roles: Vec<At<RoleSection>>,
+}
+
+/// Where leases live.
+pub enum StoreConfig {
+    /// In SQLite on this machine.
+    Embedded {
+        /// The file.
+        path: PathBuf,
+        /// How long ended leases stay readable.
+        retention: SignedDuration,
+    },
+    /// In Redis.
+    Redis(RedisOptions),
+}
+
+/// A configuration that holds together.
+pub struct Config {
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    /// The server's certificate chain, PEM.
+    pub certificate: Vec<u8>,
+    /// Its key, PEM.
+    pub key: Zeroizing<Vec<u8>>,
+    /// Limits.
+    pub limits: Limits,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// What the log holds, in the syntax of `RUST_LOG`.
+    pub log_filter: String,
+    /// Where leases live.
+    pub store: StoreConfig,
+    /// Where the record lies.
+    pub audit: AuditOptions,
+    /// Policies, roles, tenants and the issuers of credentials.
+    pub rules: Rules,
+    /// Issuers of tokens.
+    pub issuers: Vec<IssuerConfig>,
+    /// Trust domains of client certificates, each with the CAs of ours whose CRLs hold for it.
+    pub trust_domains: Vec<(TrustDomainConfig, Vec<CaName>)>,
+    /// CRLs of roots, made elsewhere, to be served beside ours: name and DER or PEM.
+    pub root_crls: Vec<(String, Vec<u8>)>,
+    /// Every file that a reload looks at.
+    pub watched: Vec<PathBuf>,
+    /// Advice.
+    pub warnings: Vec<Fault>,
+}
+
+impl Reader {
+    /// Checks a draft as a whole.
+    pub(super) fn build(mut self, mut draft: Draft) -> Result<Config, Vec<Fault>> {
+        let mut warnings = Vec::new();
+        self.missing_sections(&draft.seen);
+        let limits = self.limits(draft.limits.take());
+        let log = draft.log.take().map_or_else(LogSection::default, |log| log.value);
+        let cas = self.cas(&draft.cas);
+        let root_crls = self.root_crls(&draft.cas);
+        let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
+        let issuers = self.issuers(&draft.issuers);
+        let x509 = X509Issuer::new(cas);
+        let catalog = Arc::new(self.catalog(&draft, &issuers, &x509, &mut warnings));
+        let store = draft.store.take().and_then(|store| self.store(store));
+        let audit = draft.audit.take().map(|audit| self.audit(&audit.value));
+        let server = draft.server.take();
+        let certificate = server.as_ref().and_then(|at| self.read(at.line, &at.value.certificate));
+        let key = server.as_ref().and_then(|at| self.read(at.line, &at.value.key)).map(Zeroizing::new);
+        let policy = draft.policy.take();
+        let watched = self.watched(&draft, policy.as_ref());
+        // Policy is checked against the catalog: with holes in that it would only report what follows from them.
+        let book = if self.faults.is_empty() { policy.and_then(|policy| self.policy(&policy, catalog)) } else { None };
+        let (Some(server), Some(certificate), Some(key), Some(store), Some(audit), Some(book)) = (server, certificate, key, store, audit, book)
+        else {
+            self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+            return Err(self.faults);
+        };
+        if !self.faults.is_empty() {
+            return Err(self.faults);
+        }
+        warnings.extend_from_slice(book.warnings());
+        Ok(Config {
+            grpc: server.value.grpc,
+            http: server.value.http,
+            certificate,
+            key,
+            limits,
+            log_format: log.format,
+            log_filter: log.filter,
+            store,
+            audit,
+            rules: Rules { book, x509: Arc::new(x509) },
+            issuers,
+            trust_domains,
+            root_crls,
+            watched,
+            warnings,
+        })
+    }
+
+    fn missing_sections(&mut self, seen: &BTreeSet<String>) {
+        for name in ["server", "store", "audit", "policy"] {
+            if !seen.contains(name) {
+                self.fault(0, format!("[{name}] is missing"));
+            }
+        }
+    }
+
+    fn limits(&mut self, limits: Option<At<Limits>>) -> Limits {
+        let Some(At { line, value }) = limits else { return Limits::default() };
+        for fault in value.faults() {
+            self.fault(line, fault);
+        }
+        value
+    }
+
+    fn watched(&self, draft: &Draft, policy: Option<&At<PolicySection>>) -> Vec<PathBuf> {
+        let crls = draft.trust_domains.iter().flat_map(|at| at.value.crls.iter().chain([&at.value.ca]));
+        let policy = policy.map(|at| &at.value.file);
+        let files = crls.chain(policy).map(|path| self.path(path));
+        files.chain([PathBuf::from(&self.file)]).collect()
+    }
+
+    fn cas(&mut self, sections: &[At<CaSection>]) -> BTreeMap<CaName, Arc<Authority>> {
+        let mut cas = BTreeMap::new();
+        for At { line, value } in sections {
+            let (chain, root, key) = (self.read(*line, &value.certificate), self.read(*line, &value.root), self.read(*line, &value.key));
+            let (Some(chain_pem), Some(root_pem), Some(key_pem)) = (chain, root, key) else { continue };
+            let loaded = FileKey::from_pem(&Zeroizing::new(key_pem)).map_err(|fault| vec![fault]).and_then(|key| {
+                Authority::load(CaConfig {
+                    name: value.name.clone(),
+                    chain_pem,
+                    root_pem,
+                    key: Arc::new(key),
+                    crl_url: value.crl_url.clone(),
+                    crl_life: value.crl_life,
+                })
+            });
+            match loaded {
+                Ok(authority) => {
+                    if cas.insert(value.name.clone(), Arc::new(authority)).is_some() {
+                        self.fault(*line, format!("there are two CAs of the name {}", value.name));
+                    }
+                }
+                Err(faults) => faults.into_iter().for_each(|fault| self.fault(*line, format!("ca {}: {fault}", value.name))),
+            }
+        }
+        cas
+    }
+
+    fn root_crls(&mut self, sections: &[At<CaSection>]) -> Vec<(String, Vec<u8>)> {
+        let mut crls = Vec::new();
+        for At { line, value } in sections {
+            if let Some(path) = &value.root_crl {
+                match std::fs::read(self.path(path)) {
+                    Ok(crl) => crls.push((format!("root-{}", value.name), crl)),
+                    Err(error) => self.fault(*line, format!("{} cannot be read: {error}", path.display())),
+                }
+            }
+        }
+        crls
+    }
+
+    fn trust_domains(
+        &mut self,
+        sections: &[At<TrustDomainSection>],
+        cas: &BTreeMap<CaName, Arc<Authority>>,
+    ) -> Vec<(TrustDomainConfig, Vec<CaName>)> {
+        let mut domains = Vec::new();
+        for At { line, value } in sections {
+            for ca in value.own_cas.iter().filter(|ca| !cas.contains_key(*ca)) {
+                let known: Vec<&str> = cas.keys().map(CaName::as_str).collect();
+                self.fault(*line, format!("trust domain {}: there is no CA {ca}{}", value.name, hint(ca.as_str(), known)));
+            }
+            if domains.iter().any(|(other, _): &(TrustDomainConfig, _)| other.name == value.name) {
+                self.fault(*line, format!("there are two trust domains of the name {}", value.name));
+            }
+            let crls = value.crls.iter().filter_map(|path| self.crl(*line, path)).collect();
+            let Some(ca_pem) = self.read(*line, &value.ca) else { continue };
+            let config =
+                TrustDomainConfig { name: value.name.clone(), ca_pem, crls, crl_required: value.crl_required, identity: value.identity };
+            domains.push((config, value.own_cas.clone()));
+        }
+        domains
+    }
+
+    fn crl(&mut self, line: usize, path: &std::path::Path) -> Option<Vec<u8>> {
+        let path = self.path(path);
+        std::fs::read(&path).map_err(|error| self.fault(line, format!("{} cannot be read: {error}", path.display()))).ok()
+    }
+
+    fn issuers(&mut self, sections: &[At<IssuerSection>]) -> Vec<IssuerConfig> {
+        let mut issuers: Vec<IssuerConfig> = Vec::new();
+        for At { line, value } in sections {
+            if issuers.iter().any(|other| other.name == value.name) {
+                self.fault(*line, format!("there are two issuers of the name {}", value.name));
+            }
+            let Some(config) = self.issuer(*line, value) else { continue };
+            for fault in crate::authn::oidc::faults(&config) {
+                self.fault(*line, format!("issuer {}: {fault}", value.name));
+            }
+            issuers.push(config);
+        }
+        issuers
+    }
+
+    fn issuer(&mut self, line: usize, section: &IssuerSection) -> Option<IssuerConfig> {
+        let preset = match section.preset.as_deref().map(|name| (name, crate::authn::oidc::preset(name))) {
+            Some((name, None)) => {
+                let known = crate::authn::oidc::PRESETS;
+                self.fault(line, format!("there is no preset {name}{}; there are {}", hint(name, known), known.join(", ")));
+                return None;
+            }
+            Some((_, Some(preset))) => Some(preset),
+            None => None,
+        };
+        let Some(url) = section.url.clone().or_else(|| preset.as_ref().and_then(|preset| preset.url.map(str::to_owned))) else {
+            self.fault(line, format!("issuer {}: url is missing, and its preset has none", section.name));
+            return None;
+        };
+        let mut config = IssuerConfig::new(section.name.clone(), url, section.audiences.clone(), preset);
+        let claims = section.claims.iter().map(|claim| ClaimSpec {
+            name: claim.name.clone(),
+            path: if claim.path.is_empty() { vec![claim.name.clone()] } else { claim.path.clone() },
+            ty: claim.ty,
+            required: claim.required,
+        });
+        for claim in claims {
+            config.claims.retain(|other| other.name != claim.name);
+            config.claims.push(claim);
+        }
+        if let Some(algorithms) = &section.algorithms {
+            match algorithms.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>() {
+                Ok(parsed) => config.algorithms = parsed,
+                Err(error) => self.fault(line, format!("issuer {}: {error}", section.name)),
+            }
+        }
+        if let Some(path) = &section.keys_file {
+            config.keys = KeySource::File(self.path(path));
+        }
+        config.token_use = section.token_use.unwrap_or(config.token_use);
+        config.max_token_age = section.max_token_age.unwrap_or(config.max_token_age);
+        config.leeway = section.leeway.unwrap_or(config.leeway);
+        config.jwks_max_age = section.jwks_max_age.unwrap_or(config.jwks_max_age);
+        config.allow_private_network = section.allow_private_network;
+        if let Some(path) = &section.ca {
+            config.ca_pem = self.read(line, path);
+        }
+        Some(config)
+    }
+
+    fn catalog(&mut self, draft: &Draft, issuers: &[IssuerConfig], x509: &X509Issuer, warnings: &mut Vec<Fault>) -> Catalog {
+        let mut catalog = Catalog {
+            issuers: issuers.iter().map(|issuer| (issuer.name.clone(), issuer.claims.clone())).collect(),
+            trust_domains: draft.trust_domains.iter().map(|at| (at.value.name.clone(), at.value.identity)).collect(),
+            ..Catalog::default()
+        };
+        for At { line, value } in &draft.tenants {
+            let tenant = self.tenant(*line, value, &catalog);
+            if catalog.tenants.insert(value.name.clone(), Arc::new(tenant)).is_some() {
+                self.fault(*line, format!("there are two tenants of the name {}", value.name));
+            }
+        }
+        for At { line, value } in &draft.roles {
+            let Some(role) = self.role(*line, value, &catalog) else { continue };
+            for fault in x509.check_role(&role) {
+                self.fault(*line, format!("role {}: {fault}", role.name));
+            }
+            for warning in x509.role_warnings(&role, catalog.issuers.values()) {
+                warnings.push(Fault { file: self.file.clone(), line: *line, message: format!("role {}: {warning}", role.name) });
+            }
+            if catalog.roles.insert(role.name.clone(), Arc::new(role)).is_some() {
+                self.fault(*line, format!("there are two roles of the name {}", value.name));
+            }
+        }
+        catalog
+    }
+
+    fn tenant(&mut self, line: usize, section: &TenantSection, catalog: &Catalog) -> Tenant {
+        let name = &section.name;
+        if section.kind == TenantKind::SubProcessor && section.ends_at.is_none() {
+            self.fault(line, format!("tenant {name}: a sub-processor must have ends_at, the end of its contract (RFC 3339)"));
+        }
+        if section.max_live_leases == 0 || section.max_live_leases_per_caller == 0 {
+            self.fault(line, format!("tenant {name}: the caps on live leases must be at least 1"));
+        }
+        for member in &section.members {
+            self.member(line, name.as_str(), member, catalog);
+        }
+        let members = section.members.iter().map(|member| match member {
+            MemberSection::Certificate { trust_domain, id } => Member::Certificate { trust_domain: trust_domain.clone(), id: id.clone() },
+            MemberSection::Token { issuer, claims } => Member::Token { issuer: issuer.clone(), claims: claims.clone() },
+        });
+        Tenant {
+            name: name.clone(),
+            kind: section.kind,
+            ends_at: section.ends_at.map(whole_second),
+            members: members.collect(),
+            max_live_leases: section.max_live_leases,
+            max_live_leases_per_caller: section.max_live_leases_per_caller,
+        }
+    }
+
+    fn member(&mut self, line: usize, tenant: &str, member: &MemberSection, catalog: &Catalog) {
+        match member {
+            MemberSection::Certificate { trust_domain, id } => {
+                if !catalog.trust_domains.contains_key(trust_domain) {
+                    let known: Vec<&str> = catalog.trust_domains.keys().map(TrustDomain::as_str).collect();
+                    self.fault(line, format!("tenant {tenant}: there is no trust domain {trust_domain}{}", hint(trust_domain.as_str(), known)));
+                }
+                if id.trim_end_matches("/*").contains('*') || id.is_empty() {
+                    self.fault(line, format!("tenant {tenant}: the id {id:?} must be exact, or end in /* for one more segment"));
+                }
+            }
+            MemberSection::Token { issuer, claims } => {
+                let Some(specs) = catalog.issuers.get(issuer) else {
+                    let known: Vec<&str> = catalog.issuers.keys().map(IssuerName::as_str).collect();
+                    self.fault(line, format!("tenant {tenant}: there is no issuer {issuer}{}", hint(issuer.as_str(), known)));
+                    return;
+                };
+                if claims.is_empty() {
+                    self.fault(line, format!("tenant {tenant}: a member by token needs at least one claim, else every token of {issuer} is in"));
+                }
+                for (name, value) in claims {
+                    if let Some(fault) = claim_fault(specs, issuer, name, value) {
+                        self.fault(line, format!("tenant {tenant}: {fault}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn role(&mut self, line: usize, section: &RoleSection, catalog: &Catalog) -> Option<Role> {
+        let name = &section.name;
+        let before = self.faults.len();
+        let owner = match (&section.tenant, section.shared) {
+            (Some(tenant), false) => {
+                if !catalog.tenants.contains_key(tenant) {
+                    let known: Vec<&str> = catalog.tenants.keys().map(crate::model::name::TenantName::as_str).collect();
+                    self.fault(line, format!("role {name}: there is no tenant {tenant}{}", hint(tenant.as_str(), known)));
+                }
+                RoleOwner::Tenant(tenant.clone())
+            }
+            (None, true) => RoleOwner::Shared,
+            _ => {
+                self.fault(line, format!("role {name}: say either tenant = \"…\" or shared = true"));
+                RoleOwner::Shared
+            }
+        };
+        let max_life = section.max_life.unwrap_or(section.max_ttl);
+        let second = SignedDuration::from_secs(1);
+        if section.default_ttl < second || section.max_ttl < section.default_ttl || max_life < section.max_ttl || max_life > MAX_LIFE {
+            self.fault(line, format!("role {name}: 1s <= default_ttl <= max_ttl <= max_life <= {}h must hold", MAX_LIFE.as_hours()));
+        }
+        if section.kind != "x509" {
+            self.fault(line, format!("role {name}: there is no kind {:?}; there is \"x509\"", section.kind));
+        }
+        let spec = self.x509_role(line, section, catalog);
+        (self.faults.len() == before).then_some(())?;
+        Some(Role {
+            name: name.clone(),
+            owner,
+            default_ttl: section.default_ttl,
+            max_ttl: section.max_ttl,
+            max_life,
+            spec: RoleSpec::X509(spec?),
+        })
+    }
+
+    fn x509_role(&mut self, line: usize, section: &RoleSection, catalog: &Catalog) -> Option<X509Role> {
+        let name = &section.name;
+        let Some(ca) = section.ca.clone() else {
+            self.fault(line, format!("role {name}: ca is missing"));
+            return None;
+        };
+        let mut parse = |source: &String| match Template::parse(source) {
+            Ok(template) => {
+                for claim in template.claims() {
+                    let known: BTreeSet<&str> = catalog.issuers.values().flatten().map(|spec| spec.name.as_str()).collect();
+                    if !known.contains(claim) {
+                        self.fault(line, format!("role {name}: no issuer has the claim {claim}{}", hint(claim, known)));
+                    }
+                }
+                Some(template)
+            }
+            Err(error) => {
+                self.fault(line, format!("role {name}: {error}"));
+                None
+            }
+        };
+        Some(X509Role {
+            ca,
+            common_name: section.common_name.as_ref().and_then(&mut parse),
+            uri_sans: section.uri_sans.iter().filter_map(&mut parse).collect(),
+            dns_sans: section.dns_sans.iter().filter_map(&mut parse).collect(),
+            ip_sans: section.ip_sans.clone(),
+            ext_key_usage: section.ext_key_usage.clone(),
+            key_types: section.key_types.clone().unwrap_or_else(|| vec![KeyType::P256, KeyType::P384, KeyType::Ed25519]),
+        })
+    }
+
+    fn store(&mut self, At { line, value }: At<StoreSection>) -> Option<StoreConfig> {
+        match value {
+            StoreSection::Embedded { path, retention } => Some(StoreConfig::Embedded { path: self.path(&path), retention }),
+            StoreSection::Redis { urls, cluster, username, password_file, ca, prefix, timeout, retention } => {
+                let password = match password_file {
+                    None => None,
+                    Some(path) => {
+                        let bytes = Zeroizing::new(self.read(line, &path)?);
+                        let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned();
+                        Some(Zeroizing::new(text))
+                    }
+                };
+                let ca_pem = match ca {
+                    None => None,
+                    Some(path) => Some(self.read(line, &path)?),
+                };
+                if urls.iter().any(|url| url::Url::parse(url).is_ok_and(|url| url.password().is_some())) {
+                    self.fault(line, "a password in a store URL is refused: put it in a file and name that as password_file");
+                }
+                let timeout = super::limits::std_duration(timeout);
+                Some(StoreConfig::Redis(RedisOptions { urls, cluster, username, password, ca_pem, prefix, timeout, retention }))
+            }
+        }
+    }
+
+    fn audit(&self, section: &AuditSection) -> AuditOptions {
+        let mut options = AuditOptions::new(self.path(&section.dir));
+        if let Some(bytes) = section.segment_bytes {
+            options.segment_bytes = bytes;
+        }
+        options
+    }
+
+    fn policy(&mut self, At { line, value }: &At<PolicySection>, catalog: Arc<Catalog>) -> Option<PolicyBook> {
+        let path = self.path(&value.file);
+        let text = match read_bounded(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                self.fault(*line, format!("{} cannot be read: {error}", path.display()));
+                return None;
+            }
+        };
+        let version = policy_version(self.text(), &text);
+        match PolicyBook::load(&path.display().to_string(), &text, catalog, &version) {
+            Ok(book) => Some(book),
+            Err(faults) => {
+                self.faults.extend(faults);
+                None
+            }
+        }
+    }
+}
+
+/// Names what decided: the first 12 hex digits of SHA-256 over the configuration and the policy, because roles and tenants decide too.
+fn policy_version(config: &str, policy: &str) -> String {
+    let both = [config.as_bytes(), policy.as_bytes()].concat();
+    digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+}
+
+fn claim_fault(specs: &[ClaimSpec], issuer: &IssuerName, name: &str, value: &ClaimValue) -> Option<String> {
+    match specs.iter().find(|spec| spec.name == *name) {
+        None => Some(format!("issuer {issuer} has no claim {name}{}", hint(name, specs.iter().map(|spec| spec.name.as_str())))),
+        Some(spec) if spec.ty != value.ty() => Some(format!("the claim {name} of issuer {issuer} is of type {:?}, not {:?}", spec.ty, value.ty())),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,11 @@
+//! Configuration: one TOML file. Unknown keys are refused, secrets are paths, and every fault is told at once with its line.
+
+mod build;
+mod file;
+mod limits;
+mod sections;
+
+pub use build::{Config, StoreConfig};
+pub use file::load;
+pub use limits::Limits;
+pub use sections::LogFormat;

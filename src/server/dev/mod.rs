@@ -1,0 +1,124 @@
+//! `daypassd dev`: a whole throwaway world in one directory, made at the first run and reused by the next.
+
+mod config_file;
+mod issuer;
+mod world;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    model::error::{Error, Result},
+};
+
+/// Where gRPC listens unless told otherwise.
+pub const DEFAULT_GRPC: &str = "127.0.0.1:7443";
+
+/// Where HTTP listens unless told otherwise.
+pub const DEFAULT_HTTP: &str = "127.0.0.1:7480";
+
+/// What `daypassd dev` is told. What is absent keeps its value from the run before, or gets its default.
+#[derive(Debug, Clone)]
+pub struct DevOptions {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Where gRPC listens.
+    pub grpc: Option<SocketAddr>,
+    /// Where HTTP listens.
+    pub http: Option<SocketAddr>,
+    /// `embedded`, or the URL of a Redis.
+    pub store: Option<String>,
+}
+
+/// Makes what is missing in the directory and serves from it.
+pub async fn run(options: DevOptions) -> Result<()> {
+    let dir = prepare(&options)?;
+    let path = dir.join("daypass.toml");
+    let config = super::config::load(&path).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        Error::new(crate::model::error::Code::InvalidRequest, lines.join("\n"))
+    })?;
+    let (grpc, http) = (config.grpc, config.http);
+    fs::write(dir.join("env.sh"), env_sh(&dir, grpc)).map_err(|error| at(&dir.join("env.sh"), &error))?;
+    let job = issuer::JobTokens::open(&dir)?;
+    job.write(SystemClock.now())?;
+    let refreshing = tokio::spawn(job.keep_fresh());
+    let shown = options.dir.clone();
+    let served = super::run::serve(config, path, move || greet(&shown, grpc, http)).await;
+    refreshing.abort();
+    served
+}
+
+fn prepare(options: &DevOptions) -> Result<PathBuf> {
+    make_dir(&options.dir)?;
+    let dir = options.dir.canonicalize().map_err(|error| at(&options.dir, &error))?;
+    for sub in ["pki", "store", "issuer"] {
+        make_dir(&dir.join(sub))?;
+    }
+    let http = config_file::write(&dir, options)?;
+    world::make(&dir, http, SystemClock.now())?;
+    issuer::make(&dir)?;
+    write_new(&dir.join("policy.cedar"), include_bytes!("policy.cedar"), 0o644)?;
+    Ok(dir)
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| at(dir, &error))
+}
+
+/// Writes a file that is not there yet; leaves one that is.
+fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    write(path, content, mode)
+}
+
+/// Writes a file whole: beside its place, then renamed into it.
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    use std::io::Write;
+    let beside = path.with_extension("new");
+    let open = || fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside);
+    open().and_then(|mut file| file.write_all(content)).and_then(|()| fs::rename(&beside, path)).map_err(|error| at(path, &error))
+}
+
+fn at(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(crate::model::error::Code::InvalidRequest, format!("{}: {error}", path.display()))
+}
+
+/// A text as one word of a POSIX shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn env_sh(dir: &Path, grpc: SocketAddr) -> String {
+    let file = |name: &str| quoted(&dir.join(name).display().to_string());
+    format!(
+        "# What the client `daypass` needs to speak as the operator: . {}\n\
+         export DAYPASS_ADDR={}\nexport DAYPASS_CA={}\nexport DAYPASS_CERT={}\nexport DAYPASS_KEY={}\nunset DAYPASS_TOKEN DAYPASS_TOKEN_FILE\n",
+        file("env.sh"),
+        quoted(&grpc.to_string()),
+        file("ca.pem"),
+        file("operator.pem"),
+        file("operator.key"),
+    )
+}
+
+fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr) {
+    let env = dir.join("env.sh");
+    let env = quoted(&env.display().to_string());
+    let job = quoted(&dir.join("job.jwt").display().to_string());
+    println!("daypassd dev: gRPC on {grpc}, HTTP on http://{http}, everything in {}", dir.display());
+    println!();
+    println!("In another terminal, as the operator, then as a CI job:");
+    println!();
+    println!("  . {env}");
+    println!("  daypass issue web --out web");
+    println!("  DAYPASS_CERT= DAYPASS_KEY= DAYPASS_TOKEN_FILE={job} daypass issue web --out job");
+    println!();
+}

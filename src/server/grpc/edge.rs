@@ -1,0 +1,194 @@
+//! What every method does before and after its own work: call id, authentication, rate limits, metrics, error mapping.
+
+use std::{
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use governor::{DefaultKeyedRateLimiter, Quota};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
+
+use super::{convert, status::status};
+use crate::{
+    authn::Authenticator,
+    clock,
+    model::{
+        error::{Code, Error, Result},
+        identity::Identity,
+    },
+    server::{config::Limits, conn::ConnInfo},
+    vend::{Call, Origin, Vend},
+};
+
+/// The answer's header that names the call, the same id as in the log and in the audit record.
+const CALL_ID: &str = "x-daypass-call-id";
+
+/// Callers and addresses that are remembered for their rates; past that the idle ones are forgotten first.
+const MAX_REMEMBERED: usize = 100_000;
+
+/// Rates of callers and of failed authentications.
+pub(in crate::server) struct Limiters {
+    callers: DefaultKeyedRateLimiter<Arc<str>>,
+    failed_logins: DefaultKeyedRateLimiter<IpAddr>,
+    /// One record each ten seconds for a caller that is being refused for its rate: the record stays bounded too.
+    records: DefaultKeyedRateLimiter<Arc<str>>,
+}
+
+impl Limiters {
+    pub(in crate::server) fn new(limits: &Limits) -> Self {
+        let at_least_one = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        let callers = Quota::per_second(at_least_one(limits.requests_per_caller_per_second))
+            .allow_burst(at_least_one(limits.request_burst_per_caller));
+        let failed = Quota::per_minute(at_least_one(limits.failed_logins_per_address_per_minute));
+        let records = Quota::per_minute(at_least_one(6)).allow_burst(NonZeroU32::MIN);
+        Self {
+            callers: DefaultKeyedRateLimiter::keyed(callers),
+            failed_logins: DefaultKeyedRateLimiter::keyed(failed),
+            records: DefaultKeyedRateLimiter::keyed(records),
+        }
+    }
+
+    /// Forgets who has been quiet. Called by the service's loop.
+    pub(in crate::server) fn tidy(&self) {
+        self.callers.retain_recent();
+        self.failed_logins.retain_recent();
+        self.records.retain_recent();
+        for shrink in [self.callers.len() > MAX_REMEMBERED, self.failed_logins.len() > MAX_REMEMBERED] {
+            if shrink {
+                tracing::warn!("more callers than are remembered for their rates");
+            }
+        }
+    }
+
+    fn admit(&self, identity: &Identity) -> Result<(), (Error, bool)> {
+        let key: Arc<str> = format!("{}\n{}", identity.tenant, identity.subject()).into();
+        self.callers.check_key(&key).map_err(|_| {
+            let error = Error::new(Code::RateLimited, "you ask too often; slow down, and try again in a second");
+            (error, self.records.check_key(&key).is_ok())
+        })
+    }
+}
+
+/// The edge: everything that the services share.
+pub(in crate::server) struct Edge {
+    pub(in crate::server) vend: Arc<Vend>,
+    pub(in crate::server) authn: Arc<Authenticator>,
+    pub(in crate::server) limiters: Arc<Limiters>,
+    pub(in crate::server) request_timeout: Duration,
+    pub(in crate::server) shutdown: watch::Receiver<bool>,
+}
+
+impl Edge {
+    /// Runs a unary method: authenticates, calls `work`, measures, maps the error.
+    pub(super) async fn unary<T, U, F, Fut>(&self, method: &'static str, request: Request<T>, work: F) -> Result<Response<U>, Status>
+    where
+        F: FnOnce(Call, T) -> Fut + Send,
+        Fut: Future<Output = Result<U>> + Send,
+        T: Send,
+    {
+        let begun = Instant::now();
+        let origin = origin(method, &request);
+        let call_id = origin.call_id.clone();
+        let answered = async {
+            let call = self.authenticate(origin, &request).await?;
+            let work = work(call, request.into_inner());
+            tokio::time::timeout(self.request_timeout, work).await.unwrap_or_else(|_| Err(too_late()))
+        };
+        let answer = answered.await.map_err(|error| status(&error, &call_id));
+        measure(method, begun, answer.as_ref().err());
+        with_call_id(answer, &call_id)
+    }
+
+    /// Authenticates a caller, admits it at its rate, and puts a refusal on record.
+    pub(super) async fn authenticate<T>(&self, origin: Origin, request: &Request<T>) -> Result<Call> {
+        let address = origin.peer_address;
+        match self.identity(request).await {
+            Ok(identity) => {
+                let call = Call { identity: Arc::new(identity), origin };
+                match self.limiters.admit(&call.identity) {
+                    Ok(()) => Ok(call),
+                    Err((error, true)) => Err(self.vend.refused(&call, error).await),
+                    Err((error, false)) => Err(error),
+                }
+            }
+            Err(error) => {
+                if let Some(address) = address
+                    && error.code().is_refusal()
+                    && self.limiters.failed_logins.check_key(&address).is_err()
+                {
+                    return Err(Error::new(Code::RateLimited, "too many failed authentications from your address; wait a minute"));
+                }
+                Err(self.vend.unauthenticated(&origin, error).await)
+            }
+        }
+    }
+
+    async fn identity<T>(&self, request: &Request<T>) -> Result<Identity> {
+        let now = self.vend.now();
+        let peer = request.extensions().get::<ConnInfo>().and_then(|info| info.peer.clone());
+        if let Some(peer) = &peer
+            && peer.not_after <= now
+        {
+            return Err(Error::new(Code::Unauthenticated, "your client certificate has expired; get a new one and connect again"));
+        }
+        let mut headers = request.metadata().get_all("authorization").iter();
+        let authorization = headers.next().map(|value| value.to_str()).transpose();
+        let authorization = authorization.map_err(|_| Error::new(Code::Unauthenticated, "the authorization header is not ASCII"))?;
+        if headers.next().is_some() {
+            return Err(Error::new(Code::Unauthenticated, "send one authorization header, not several"));
+        }
+        let proof = self.authn.proof(peer.as_deref(), authorization, now).await?;
+        self.vend.rules().book.catalog().identify(proof)
+    }
+}
+
+/// Work that must not stop half-way when the caller leaves: it runs on, and `undelivered` hears of a result that nobody took.
+pub(super) async fn unbroken<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    undelivered: impl FnOnce(T) + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        if let Err(Ok(result)) = sender.send(work.await) {
+            undelivered(result);
+        }
+    });
+    receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
+}
+
+/// Where a request comes from.
+pub(super) fn origin<T>(method: &'static str, request: &Request<T>) -> Origin {
+    let peer_address = request.extensions().get::<ConnInfo>().map(|info| info.address.ip());
+    let id = uuid::Builder::from_random_bytes(clock::random()).into_uuid();
+    Origin { method, peer_address, call_id: id.simple().to_string() }
+}
+
+pub(super) fn measure(method: &'static str, begun: Instant, refusal: Option<&Status>) {
+    let outcome = convert::outcome(refusal.map_or(tonic::Code::Ok, Status::code));
+    metrics::counter!("daypass_requests_total", "method" => method, "outcome" => outcome).increment(1);
+    metrics::histogram!("daypass_request_seconds", "method" => method).record(begun.elapsed());
+}
+
+pub(super) fn with_call_id<U>(answer: Result<U, Status>, call_id: &str) -> Result<Response<U>, Status> {
+    let id = AsciiMetadataValue::try_from(call_id);
+    match (answer, id) {
+        (Ok(body), Ok(id)) => {
+            let mut response = Response::new(body);
+            response.metadata_mut().insert(CALL_ID, id);
+            Ok(response)
+        }
+        (Ok(body), Err(_)) => Ok(Response::new(body)),
+        (Err(mut status), Ok(id)) => {
+            status.metadata_mut().insert(CALL_ID, id);
+            Err(status)
+        }
+        (Err(status), Err(_)) => Err(status),
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(Code::DeadlineExceeded, "the request took too long; try again with the same request id")
+}

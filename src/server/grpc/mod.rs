@@ -1,0 +1,97 @@
+//! The gRPC edge: authenticates, bounds, converts, calls `vend`, and maps errors. It decides nothing.
+
+mod audit;
+mod convert;
+mod credential;
+mod edge;
+mod lease;
+mod status;
+mod trust;
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio_stream::Stream;
+use tonic::transport::{Server, server::Router};
+
+pub(super) use edge::{Edge, Limiters};
+
+use super::{
+    config::{Limits, std_duration},
+    conn::Conn,
+};
+use crate::{
+    model::error::{Error, Result},
+    proto::{
+        self,
+        v1::{
+            audit_service_server::AuditServiceServer, credential_service_server::CredentialServiceServer,
+            lease_service_server::LeaseServiceServer, trust_service_server::TrustServiceServer,
+        },
+    },
+};
+
+/// How often an idle connection is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Streams that may be reset for a protocol error of the peer before the connection is closed.
+const LOCAL_RESETS: usize = 64;
+
+/// Every service, and the health reporter that says whether they serve.
+fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Result<Router> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(Error::internal)?;
+    let bytes = limits.message_bytes;
+    let credential = CredentialServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
+    let lease = LeaseServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
+    let trust = TrustServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
+    let audit = AuditServiceServer::from_arc(edge).max_decoding_message_size(bytes);
+    let server = Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection)
+        .http2_max_header_list_size(limits.header_bytes)
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .max_connection_age(std_duration(limits.connection_age))
+        .max_connection_age_grace(std_duration(limits.drain_timeout));
+    let mut server = server;
+    Ok(server.add_service(credential).add_service(lease).add_service(trust).add_service(audit).add_service(reflection).add_service(health))
+}
+
+/// What `tonic_health` gives; its type cannot be named shorter.
+pub(super) trait HealthService:
+    tower::Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>, Error = std::convert::Infallible, Future: Send + 'static>
+    + tonic::server::NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> HealthService for S where
+    S: tower::Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+            Future: Send + 'static,
+        > + tonic::server::NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Serves connections until `shutdown` resolves, then finishes what is in flight.
+pub(super) async fn serve(
+    edge: Arc<Edge>,
+    limits: &Limits,
+    health: impl HealthService,
+    incoming: impl Stream<Item = io::Result<Conn>> + Send,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<()> {
+    router(edge, limits, health)?.serve_with_incoming_shutdown(incoming, shutdown).await.map_err(Error::internal)
+}

@@ -1,0 +1,100 @@
+//! Accepts connections: bounded in number, in handshakes and in their time. An accept error never ends the server.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    config::Limits,
+    conn::{Conn, ConnInfo, Registry},
+    tls::TlsEdge,
+};
+use crate::clock::Clock;
+
+/// How long accepting rests after an error such as too many open files.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// Handshaken connections that wait for the gRPC server to take them.
+const READY_CONNECTIONS: usize = 64;
+
+/// What a handshake needs.
+pub(super) struct Acceptor {
+    pub edge: Arc<TlsEdge>,
+    pub registry: Arc<Registry>,
+    pub clock: Arc<dyn Clock>,
+    pub limits: Limits,
+}
+
+impl Acceptor {
+    /// Serves a listener until the receiver is dropped.
+    pub(super) fn serve(self, listener: TcpListener) -> ReceiverStream<io::Result<Conn>> {
+        let (ready, stream) = mpsc::channel(READY_CONNECTIONS);
+        tokio::spawn(Arc::new(self).accept_all(listener, ready));
+        ReceiverStream::new(stream)
+    }
+
+    async fn accept_all(self: Arc<Self>, listener: TcpListener, ready: mpsc::Sender<io::Result<Conn>>) {
+        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        loop {
+            let permits = async { (connections.clone().acquire_owned().await, handshakes.clone().acquire_owned().await) };
+            let (connection, handshake) = tokio::select! {
+                () = ready.closed() => return,
+                (Ok(connection), Ok(handshake)) = permits => (connection, handshake),
+                else => return,
+            };
+            let accepted = tokio::select! {
+                () = ready.closed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, address)) => {
+                    let (acceptor, ready) = (self.clone(), ready.clone());
+                    tokio::spawn(async move {
+                        let conn = acceptor.handshake(tcp, address, connection).await;
+                        drop(handshake);
+                        if let Some(conn) = conn {
+                            let _shutting_down = ready.send(Ok(conn)).await;
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    metrics::counter!("daypass_accept_errors_total").increment(1);
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    async fn handshake(&self, tcp: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Conn> {
+        let _best_effort = tcp.set_nodelay(true);
+        let acceptor = TlsAcceptor::from(self.edge.config());
+        let limit = super::config::std_duration(self.limits.handshake_timeout);
+        let tls = match tokio::time::timeout(limit, acceptor.accept(tcp)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return refused(address, &error.to_string()),
+            Err(_) => return refused(address, "the handshake took too long"),
+        };
+        let peer = match tls.get_ref().1.peer_certificates() {
+            None => None,
+            Some(chain) => match self.edge.identify(chain, self.clock.now()) {
+                Ok(peer) => Some(Arc::new(peer)),
+                Err(error) => return refused(address, &error.to_string()),
+            },
+        };
+        metrics::counter!("daypass_handshakes_total", "outcome" => "done").increment(1);
+        Some(Conn::new(tls, ConnInfo { address, peer }, &self.registry, permit))
+    }
+}
+
+fn refused(address: SocketAddr, why: &str) -> Option<Conn> {
+    tracing::info!(%address, why, "a TLS handshake was refused");
+    metrics::counter!("daypass_handshakes_total", "outcome" => "refused").increment(1);
+    None
+}

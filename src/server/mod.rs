@@ -1,0 +1,15 @@
+//! The service: configuration, wiring, TLS, the gRPC and HTTP edges, telemetry.
+
+pub mod config;
+mod conn;
+pub mod dev;
+mod grpc;
+mod http;
+mod listener;
+mod ready;
+mod reconcile;
+mod reload;
+pub mod run;
+mod telemetry;
+mod tls;
+mod trust;

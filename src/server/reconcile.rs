@@ -1,0 +1,51 @@
+//! Gives back to a store what it lost: when it is another data set than the one that this server knew, the audit log is read again.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    background::ticker,
+    model::error::{Error, Result},
+    store::LeaseStore,
+    vend::Vend,
+};
+
+/// How often the store is asked which data set it is.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Where the data set that was last reconciled is remembered, beside the audit log.
+const REMEMBERED: &str = "store-incarnation";
+
+/// Watches the store's incarnation and reconciles when it changed.
+pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir: PathBuf) {
+    let file = audit_dir.join(REMEMBERED);
+    let mut known = tokio::fs::read_to_string(&file).await.ok();
+    let mut tick = ticker(LOOK_EVERY);
+    loop {
+        tick.tick().await;
+        let Ok(incarnation) = store.incarnation().await else { continue };
+        if known.as_deref() == Some(&incarnation) {
+            continue;
+        }
+        match reconcile(&vend, &audit_dir).await {
+            Ok(restored) => {
+                tracing::info!(restored, "the lease store is another data set than before; it was reconciled with the audit log");
+                if let Err(error) = tokio::fs::write(&file, &incarnation).await {
+                    tracing::warn!(%error, "the store's incarnation cannot be remembered; the next start reconciles again");
+                }
+                known = Some(incarnation);
+            }
+            Err(error) => tracing::warn!(%error, "the store could not be reconciled yet"),
+        }
+    }
+}
+
+async fn reconcile(vend: &Arc<Vend>, audit_dir: &Path) -> Result<usize> {
+    let since = vend.now().checked_sub(vend.longest_life()).map_err(Error::internal)?;
+    let dir = audit_dir.to_owned();
+    let snapshots = tokio::task::spawn_blocking(move || crate::audit::read::leases_since(&dir, since)).await.map_err(Error::internal)??;
+    vend.reconcile(snapshots.into_values().collect()).await
+}

@@ -1,0 +1,100 @@
+//! Takes a changed configuration into service: policies, roles, tenants, issuers, trust domains, CRLs, the server's certificate.
+//! A broken one leaves the old one in force and says so.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    config::{self, Config},
+    run::Parts,
+};
+use crate::{
+    background::ticker,
+    model::{
+        error::{Error, Result},
+        fault::Fault,
+        name::CaName,
+    },
+};
+
+/// How often the files are looked at. A look reads their metadata, not their content.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What tells a changed file from an unchanged one.
+type Stamp = Vec<Option<(SystemTime, u64)>>;
+
+/// Reloads on SIGHUP and when a watched file changed.
+pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<PathBuf>) {
+    let mut tick = ticker(LOOK_EVERY);
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP cannot be heard; changed files are still seen");
+            return;
+        }
+    };
+    let mut seen = stamp(&watched);
+    loop {
+        let asked = tokio::select! {
+            _ = tick.tick() => false,
+            _ = hangup.recv() => true,
+        };
+        let now = stamp(&watched);
+        if !asked && now == seen {
+            continue;
+        }
+        seen = now;
+        match reload(&parts, &path).await {
+            Ok(files) => {
+                watched = files;
+                seen = stamp(&watched);
+            }
+            Err(faults) => {
+                metrics::gauge!("daypass_config_in_force").set(0.0);
+                for fault in &faults {
+                    tracing::error!(%fault, "the new configuration is refused; the old one stays in force");
+                }
+                parts.vend.reloaded(Err(&faults)).await;
+            }
+        }
+    }
+}
+
+async fn reload(parts: &Arc<Parts>, path: &Path) -> std::result::Result<Vec<PathBuf>, Vec<Fault>> {
+    let file = path.to_owned();
+    let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
+    let at_file = |error: Error| vec![Fault { file: path.display().to_string(), line: 0, message: error.to_string() }];
+    let config = loaded.map_err(|panic| at_file(Error::internal(panic)))??;
+    let watched = config.watched.clone();
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    apply(parts, config).map_err(at_file)?;
+    metrics::gauge!("daypass_config_in_force").set(1.0);
+    parts.vend.reloaded(Ok(())).await;
+    tracing::info!(policy_version = parts.vend.rules().book.version(), "the new configuration is in force");
+    Ok(watched)
+}
+
+/// Puts a checked configuration in force. What can still fail comes first, so that nothing is half taken.
+fn apply(parts: &Parts, config: Config) -> Result<()> {
+    let configured: Vec<&CaName> = config.rules.x509.authorities().keys().collect();
+    if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
+        return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
+    }
+    parts.trust.replace(config.trust_domains)?;
+    parts.edge.show(&config.certificate, &config.key)?;
+    parts.authn.replace_issuers(config.issuers)?;
+    parts.vend.replace_rules(config.rules);
+    Ok(())
+}
+
+fn stamp(files: &[PathBuf]) -> Stamp {
+    let one = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
+    files.iter().map(one).collect()
+}

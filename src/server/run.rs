@@ -1,0 +1,188 @@
+//! Wires the rooms together and runs the service until it is told to stop.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    config::{Config, Limits, StoreConfig, std_duration},
+    conn::Registry,
+    grpc::{self, Edge, Limiters},
+    http::{self, Public},
+    listener::Acceptor,
+    ready::Readiness,
+    reload,
+    telemetry::{self, TimedLog, TimedStore},
+    tls::TlsEdge,
+    trust::{self, Trust},
+};
+use crate::{
+    audit::disk::DiskLog,
+    authn::Authenticator,
+    background::{self, Shutdown, ticker, until},
+    clock::{Clock, SystemClock},
+    model::error::{Error, Result},
+    store::{LeaseStore, embedded::EmbeddedStore, redis::RedisStore},
+    vend::Vend,
+};
+
+/// How often gauges are set and readiness is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a reload replaces parts of.
+pub(super) struct Parts {
+    pub vend: Arc<Vend>,
+    pub authn: Arc<Authenticator>,
+    pub edge: Arc<TlsEdge>,
+    pub trust: Arc<Trust>,
+}
+
+/// Runs the service until SIGTERM or SIGINT, then finishes what is in flight. `listening` is called once both ports are open.
+pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> Result<()> {
+    telemetry::start_log(config.log_format, &config.log_filter)?;
+    let metrics = telemetry::start_metrics()?;
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = open_store(config.store)?;
+    let audit_dir = config.audit.dir.clone();
+    let log = Arc::new(DiskLog::open(config.audit)?);
+    let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key)?);
+    let vend = Arc::new(Vend::new(
+        Arc::new(TimedStore(store.clone())),
+        Arc::new(TimedLog(log)),
+        clock.clone(),
+        config.rules,
+    ));
+    let parts = Arc::new(Parts {
+        authn: Arc::new(Authenticator::new(config.issuers)?),
+        trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)),
+        vend: vend.clone(),
+        edge: edge.clone(),
+    });
+
+    let grpc_listener = listen(config.grpc, "grpc").await?;
+    let http_listener = listen(config.http, "http").await?;
+    let (stop, shutdown) = watch::channel(false);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let readiness = Arc::new(Readiness::new(vend.clone(), reporter));
+    let limiters = Arc::new(Limiters::new(&config.limits));
+    let registry = Arc::new(Registry::default());
+
+    let mut passes = background::start(&vend, &shutdown);
+    for ca in vend.crls().cas().cloned() {
+        passes.spawn(until(shutdown.clone(), trust::follow_crl(parts.trust.clone(), vend.clone(), ca)));
+    }
+    passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
+    passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched)));
+    passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone())));
+    passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir)));
+
+    let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
+    let http = tokio::spawn(http::serve(http_listener, public, stopped(shutdown.clone())));
+    let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
+    let grpc_edge = Arc::new(Edge {
+        vend: vend.clone(),
+        authn: parts.authn.clone(),
+        limiters,
+        request_timeout: std_duration(config.limits.request_timeout),
+        shutdown: shutdown.clone(),
+    });
+    let incoming = acceptor.serve(grpc_listener);
+    let limits = config.limits;
+    let serving = async { grpc::serve(grpc_edge, &limits, health, incoming, stopped(shutdown)).await };
+    listening();
+    run_until_told(serving, &readiness, &stop, &limits).await?;
+    finish(passes, http, &vend).await;
+    Ok(())
+}
+
+/// Serves until a signal, then drains within the configured time.
+async fn run_until_told(
+    serving: impl Future<Output = Result<()>>,
+    readiness: &Readiness,
+    stop: &watch::Sender<bool>,
+    limits: &Limits,
+) -> Result<()> {
+    let told = terminated()?;
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        () = told => {}
+    }
+    tracing::info!("shutting down: no new work, finishing what is in flight");
+    readiness.drain().await;
+    stop.send_replace(true);
+    match tokio::time::timeout(std_duration(limits.drain_timeout), serving).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            tracing::warn!("some connections did not end in time");
+            Ok(())
+        }
+    }
+}
+
+async fn finish(mut passes: JoinSet<()>, http: tokio::task::JoinHandle<()>, vend: &Vend) {
+    while passes.join_next().await.is_some() {}
+    let _ended = http.await;
+    if let Err(error) = vend.close_open().await {
+        tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls were not closed; they run to their expiry");
+    }
+    tracing::info!("stopped");
+}
+
+fn open_store(config: StoreConfig) -> Result<Arc<dyn LeaseStore>> {
+    Ok(match config {
+        StoreConfig::Embedded { path, retention } => Arc::new(EmbeddedStore::open(&path, retention)?),
+        StoreConfig::Redis(options) => Arc::new(RedisStore::new(options)?),
+    })
+}
+
+async fn listen(address: std::net::SocketAddr, what: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| Error::internal(format_args!("server.{what}: cannot listen on {address}: {error}")))
+}
+
+fn terminated() -> Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).map_err(Error::internal)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(Error::internal)?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+async fn stopped(mut shutdown: Shutdown) {
+    let _sender_gone = shutdown.wait_for(|over| *over).await;
+}
+
+/// Sets gauges, looks at readiness, and forgets quiet callers.
+async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limiters>) {
+    let mut tick = ticker(LOOK_EVERY);
+    loop {
+        tick.tick().await;
+        readiness.look().await;
+        let now = parts.vend.now();
+        if let Ok(stats) = parts.vend.stats().await {
+            metrics::gauge!("daypass_live_leases").set(stats.live as f64);
+            let lag = stats.oldest_due.map_or(0.0, |due| now.duration_since(due).as_secs_f64().max(0.0));
+            metrics::gauge!("daypass_sweep_lag_seconds").set(lag);
+        }
+        let audit = parts.vend.audit_health();
+        metrics::gauge!("daypass_audit_waiting").set(audit.waiting as f64);
+        metrics::gauge!("daypass_audit_up").set(if audit.fault.is_none() { 1.0 } else { 0.0 });
+        for (issuer, age) in parts.authn.key_age(now) {
+            if let Some(age) = age {
+                metrics::gauge!("daypass_jwks_age_seconds", "issuer" => issuer.to_string()).set(age.as_secs_f64());
+            }
+        }
+        limiters.tidy();
+    }
+}

@@ -1,0 +1,78 @@
+//! The TLS edge: whom we trust as clients, and the certificate that we show.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{ServerConfig, crypto::aws_lc_rs::sign::any_supported_type, server::ResolvesServerCert, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use crate::{
+    authn::mtls::{ClientVerifier, TrustDomainConfig, TrustStore, server_config},
+    model::{
+        Timestamp,
+        error::{Error, Result},
+        identity::PeerCertificate,
+        name::CaName,
+    },
+};
+
+/// The trust domains as configured, each with the CAs of ours whose CRLs hold for it.
+type Domains = Vec<(TrustDomainConfig, Vec<CaName>)>;
+
+/// The edge.
+pub(super) struct TlsEdge {
+    config: ArcSwap<ServerConfig>,
+    verifier: Arc<ClientVerifier>,
+}
+
+impl TlsEdge {
+    pub(super) fn new(domains: &Domains, certificate: &[u8], key: &[u8]) -> Result<Self> {
+        let verifier = Arc::new(ClientVerifier::new(trust_store(domains, &BTreeMap::new())?));
+        let config = server_config(verifier.clone(), identity(certificate, key)?)?;
+        Ok(Self { config: ArcSwap::new(config), verifier })
+    }
+
+    /// The configuration for the next handshake.
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.load_full()
+    }
+
+    /// Shows another certificate from the next handshake on.
+    pub(super) fn show(&self, certificate: &[u8], key: &[u8]) -> Result<()> {
+        self.config.store(server_config(self.verifier.clone(), identity(certificate, key)?)?);
+        Ok(())
+    }
+
+    /// Trusts other clients from now on; live connections are looked at again by who watches [`ClientVerifier::version`].
+    pub(super) fn trust(&self, domains: &Domains, own_crls: &BTreeMap<CaName, Vec<u8>>) -> Result<()> {
+        self.verifier.replace(trust_store(domains, own_crls)?);
+        Ok(())
+    }
+
+    /// Ticks when the trust changes.
+    pub(super) fn version(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.verifier.version()
+    }
+
+    /// The identity in a client's chain, verified against the trust of this moment.
+    pub(super) fn identify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<PeerCertificate> {
+        self.verifier.current().verify(chain, now)
+    }
+}
+
+fn trust_store(domains: &Domains, own_crls: &BTreeMap<CaName, Vec<u8>>) -> Result<TrustStore> {
+    let with_own = |(domain, own): &(TrustDomainConfig, Vec<CaName>)| {
+        let mut domain = domain.clone();
+        domain.crls.extend(own.iter().filter_map(|ca| own_crls.get(ca)).cloned());
+        domain
+    };
+    TrustStore::new(domains.iter().map(with_own).collect()).map_err(|faults| Error::internal(faults.join("; ")))
+}
+
+fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<dyn ResolvesServerCert>> {
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<std::result::Result<Vec<_>, _>>().map_err(Error::internal)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(Error::internal)?;
+    let certified = CertifiedKey::new(chain, any_supported_type(&key).map_err(Error::internal)?);
+    certified.keys_match().map_err(Error::internal)?;
+    Ok(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
+}

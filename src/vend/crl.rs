@@ -1,0 +1,154 @@
+//! The published CRLs: made again when a revocation asks for it, when another server changed the list, and before they lapse.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::Vend;
+use crate::model::{
+    SignedDuration, Timestamp,
+    error::{Code, Error, Result},
+    name::CaName,
+};
+
+/// How long a revoke waits for its CRL before it answers that the revocation is still on its way.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A CRL as served.
+#[derive(Debug, Clone)]
+pub struct PublishedCrl {
+    /// The CRL, DER.
+    pub der: Vec<u8>,
+    /// Its number.
+    pub number: u64,
+    /// The revision of the revocation list that it shows.
+    pub revision: u64,
+    /// When it was made.
+    pub this_update: Timestamp,
+    /// When it lapses.
+    pub next_update: Timestamp,
+}
+
+/// The CRLs of every issuing CA.
+pub struct CrlDesk {
+    slots: BTreeMap<CaName, Slot>,
+}
+
+struct Slot {
+    /// Publications asked for so far; one publication serves all that asked before it began.
+    wanted: AtomicU64,
+    ring: Notify,
+    /// The newest `wanted` that a publication has served.
+    served: watch::Sender<u64>,
+    published: watch::Sender<Option<Arc<PublishedCrl>>>,
+}
+
+impl CrlDesk {
+    pub(super) fn new(cas: impl Iterator<Item = CaName>) -> Self {
+        let slot = || Slot {
+            wanted: AtomicU64::new(0),
+            ring: Notify::new(),
+            served: watch::Sender::new(0),
+            published: watch::Sender::new(None),
+        };
+        Self { slots: cas.map(|ca| (ca, slot())).collect() }
+    }
+
+    /// The CAs.
+    pub fn cas(&self) -> impl Iterator<Item = &CaName> {
+        self.slots.keys()
+    }
+
+    /// A CA's CRL as it is now, and as it becomes; none for a CA that is not ours.
+    pub fn subscribe(&self, ca: &CaName) -> Option<watch::Receiver<Option<Arc<PublishedCrl>>>> {
+        self.slots.get(ca).map(|slot| slot.published.subscribe())
+    }
+
+    /// A CA's CRL as it is now.
+    pub fn published(&self, ca: &CaName) -> Option<Arc<PublishedCrl>> {
+        self.slots.get(ca).and_then(|slot| slot.published.borrow().clone())
+    }
+
+    /// Resolves when somebody asked for a publication.
+    pub async fn rung(&self, ca: &CaName) {
+        match self.slots.get(ca) {
+            Some(slot) => slot.ring.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn slot(&self, ca: &CaName) -> Result<&Slot> {
+        // A lease whose CA was removed from the configuration: nobody can sign its CRL here.
+        self.slots.get(ca).ok_or_else(|| {
+            Error::new(Code::Internal, "the lease's CA is not configured any more; its CRL cannot be published").because(ca)
+        })
+    }
+
+    /// Asks for a publication and waits until one that began afterwards is out.
+    pub(super) async fn publish(&self, ca: &CaName) -> Result<()> {
+        let slot = self.slot(ca)?;
+        let mut served = slot.served.subscribe();
+        let ticket = slot.wanted.fetch_add(1, Ordering::AcqRel) + 1;
+        slot.ring.notify_one();
+        let late = || Error::new(Code::Unavailable, "the revocation is recorded and on its way; its CRL is not out yet");
+        tokio::time::timeout(PUBLISH_TIMEOUT, served.wait_for(|served| *served >= ticket)).await.map_err(|_| late())?.map_err(|_| late())?;
+        Ok(())
+    }
+}
+
+impl Vend {
+    /// Publishes a CA's CRL when its list changed, when somebody waits for it, or when a third of its life has passed.
+    /// Answers whether it did.
+    pub async fn publish_crl(&self, ca: &CaName) -> Result<bool> {
+        let slot = self.crls.slot(ca)?;
+        let ticket = slot.wanted.load(Ordering::Acquire);
+        let now = self.clock.now();
+        let current = slot.published.borrow().clone();
+        let fresh = current.is_some_and(|crl| now < refresh_at(&crl));
+        let waited_for = ticket > *slot.served.borrow();
+        if fresh && !waited_for && self.store.revocation_revision(ca).await? == self.published_revision(ca) {
+            return Ok(false);
+        }
+        let rules = self.rules.load_full();
+        let authority = rules.x509.authorities().get(ca).ok_or_else(|| super::defect("a CRL desk without its CA"))?.clone();
+        let (revision, revoked) = self.store.revoked(ca, now).await?;
+        let number = self.store.next_crl_number(ca).await?;
+        // Signing a long list takes milliseconds: not on a thread that serves callers.
+        let signed = tokio::task::spawn_blocking(move || authority.sign_crl(number, &revoked, now)).await;
+        let crl = signed.map_err(|panic| super::defect(&panic.to_string()))??;
+        slot.published.send_replace(Some(Arc::new(PublishedCrl {
+            der: crl.der,
+            number,
+            revision,
+            this_update: crl.this_update,
+            next_update: crl.next_update,
+        })));
+        slot.served.send_replace(ticket);
+        metrics::gauge!("daypass_crl_number", "ca" => ca.to_string()).set(number as f64);
+        Ok(true)
+    }
+
+    fn published_revision(&self, ca: &CaName) -> u64 {
+        self.crls.published(ca).map_or(0, |crl| crl.revision)
+    }
+
+    /// Until when a certificate revoked at `at` may be taken by who honours CRLs: the last CRL without it was made, here or at another
+    /// server, at most a second after.
+    pub(super) fn crl_live_until(&self, ca: &CaName, at: Timestamp) -> Timestamp {
+        let rules = self.rules.load();
+        let life = rules.x509.authorities().get(ca).map_or(SignedDuration::MAX, |authority| authority.crl_life());
+        at.checked_add(life).and_then(|lapse| lapse.checked_add(SignedDuration::from_secs(1))).unwrap_or(Timestamp::MAX)
+    }
+}
+
+fn refresh_at(crl: &PublishedCrl) -> Timestamp {
+    let life = crl.next_update.duration_since(crl.this_update);
+    crl.this_update.checked_add(life / 3).unwrap_or(crl.next_update)
+}

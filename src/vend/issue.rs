@@ -1,0 +1,200 @@
+//! Issue: decide, mint, put on record, answer.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::{Call, Rules, Vend, record::About};
+use crate::{
+    clock,
+    issuer::Minted,
+    model::{
+        Timestamp,
+        credential::Credential,
+        error::{Code, Error, Result},
+        identity::{Identity, Proof, TokenUse, VerifiedToken},
+        lease::{Lease, LeaseId, LeaseState},
+        name::RoleName,
+        request::{IssueRequest, RequestId},
+    },
+    policy::Grant,
+    store::{NewLease, Put, TokenUseKey},
+};
+
+/// A lease with its credential, on the way to the caller.
+pub struct Issued {
+    /// The lease, durable in the store and in the audit log.
+    pub lease: Lease,
+    /// The credential.
+    pub credential: Credential,
+    /// When it was answered, for what the answer says of renewability.
+    pub now: Timestamp,
+}
+
+impl Vend {
+    /// Vends one credential.
+    ///
+    /// Nothing leaves unless both the lease and its audit record are durable; when either fails the lease is closed again and
+    /// the caller has nothing.
+    pub async fn issue(&self, call: &Call, request: IssueRequest) -> Result<Issued> {
+        let now = self.clock.now();
+        let rules = self.rules.load_full();
+        let about = || About { role: Some(&request.role), request_id: request.request_id.as_ref(), lease: None };
+
+        // 1. Decide. Only policy makes a grant.
+        let grant = match rules.book.decide_issue(&call.identity, &request.role, request.ttl, call.origin.peer_address, now) {
+            Ok(grant) => grant,
+            Err(denial) => return Err(self.denied(call, about(), *denial, now).await),
+        };
+
+        // 2. Mint. Nothing of it is known outside this function yet.
+        let issuer = rules.issuer(&grant.role().spec);
+        let minted = match issuer.mint(&grant, &request.input, None, now).await {
+            Ok(minted) => minted,
+            Err(error) => return Err(self.ended(call, about(), error, now).await),
+        };
+
+        // 3. Make it durable: the lease, then the record. Replays, caps and repeated requests are settled inside the one step.
+        let (lease, credential) = new_lease(&grant, minted, now);
+        match self.store.put(&conditions(&grant, &lease, request.request_id.as_ref())).await {
+            Ok(Put::Stored) => {}
+            Ok(Put::Existing(earlier)) => return self.issue_again(call, &rules, &grant, &request, *earlier, now).await,
+            Ok(refused) => return Err(self.ended(call, about(), refusal(&refused, &grant), now).await),
+            Err(error) => {
+                // The outcome is unknown: it may have been stored.
+                self.open.abandon(lease.id);
+                return Err(self.ended(call, about(), error, now).await);
+            }
+        }
+        let event = Self::done_by(call, &grant, &lease, request.request_id.as_ref(), now);
+        if let Err(error) = self.record(vec![event]).await {
+            self.open.abandon(lease.id);
+            return Err(error);
+        }
+
+        // 4. Answer.
+        Ok(Issued { lease, credential, now })
+    }
+
+    /// Answers a repeated request with the lease that it got before, and with the same certificate for the same key.
+    async fn issue_again(
+        &self,
+        call: &Call,
+        rules: &Rules,
+        grant: &Grant,
+        request: &IssueRequest,
+        lease: Lease,
+        now: Timestamp,
+    ) -> Result<Issued> {
+        let about = || About { role: Some(&request.role), request_id: request.request_id.as_ref(), lease: Some(lease.id) };
+        let again = async {
+            same_request(&lease, &request.role, now)?;
+            rules.issuer(&grant.role().spec).remint(grant, &request.input, &lease, now).await
+        };
+        let credential = match again.await {
+            Ok(credential) => credential,
+            Err(error) => return Err(self.ended(call, about(), error, now).await),
+        };
+        let mut event = Self::done_by(call, grant, &lease, request.request_id.as_ref(), now);
+        event.detail.push("the same request id: the same lease".to_owned());
+        self.record(vec![event]).await?;
+        Ok(Issued { lease, credential, now })
+    }
+}
+
+fn new_lease(grant: &Grant, minted: Minted, now: Timestamp) -> (Lease, Credential) {
+    let identity = grant.identity();
+    let lease = Lease {
+        id: LeaseId::new(now, clock::random(), &identity.tenant),
+        version: 1,
+        role: grant.role().name.clone(),
+        kind: grant.role().kind(),
+        tenant: identity.tenant.clone(),
+        subject: identity.subject().clone(),
+        state: LeaseState::Active,
+        issued_at: now,
+        expires_at: minted.expires_at,
+        renew_until: grant.renew_until().max(minted.expires_at),
+        generation: 1,
+        reach: minted.reach,
+        live_until: minted.expires_at,
+        revoked_at: None,
+        handle: minted.handle,
+    };
+    (lease, minted.credential)
+}
+
+fn conditions(grant: &Grant, lease: &Lease, request_id: Option<&RequestId>) -> NewLease {
+    let identity = grant.identity();
+    NewLease {
+        lease: lease.clone(),
+        request_key: request_id.map(|id| request_key(identity, id)),
+        token_use: token_use(identity, &lease.role),
+        tenant_cap: grant.tenant().max_live_leases,
+        caller_cap: grant.tenant().max_live_leases_per_caller,
+    }
+}
+
+/// The use of the caller's token for a role, when its issuer's tokens are not free to be used again.
+pub(super) fn token_use(identity: &Identity, role: &RoleName) -> Option<TokenUseKey> {
+    let Proof::Token { token, .. } = &identity.proof else { return None };
+    let key = match token.token_use {
+        TokenUse::Any => return None,
+        TokenUse::Once => token.token_id,
+        TokenUse::OncePerRole => digest([b"token-use", &token.token_id[..], role.as_str().as_bytes()]),
+    };
+    Some(TokenUseKey { key, until: remembered_until(token) })
+}
+
+/// Past its expiry and the largest leeway that an issuer may be configured with, no verifier takes the token any more.
+fn remembered_until(token: &VerifiedToken) -> Timestamp {
+    token.expires_at.checked_add(crate::authn::oidc::MAX_LEEWAY).unwrap_or(Timestamp::MAX)
+}
+
+/// The same for the same caller and request id only; lengths go in first so that no two pairs run together.
+fn request_key(identity: &Identity, id: &RequestId) -> [u8; 16] {
+    let (tenant, subject) = (identity.tenant.as_str().as_bytes(), identity.subject().as_str().as_bytes());
+    digest([tenant, subject, id.as_str().as_bytes()])
+}
+
+fn digest(parts: [&[u8]; 3]) -> [u8; 16] {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut key = [0; 16];
+    key.copy_from_slice(&context.finish().as_ref()[..16]);
+    key
+}
+
+fn same_request(lease: &Lease, role: &RoleName, now: Timestamp) -> Result<()> {
+    if lease.role != *role {
+        return Err(Error::new(
+            Code::RequestIdReused,
+            format!("this request id was used for the role {:?}; use a new request id", lease.role.as_str()),
+        ));
+    }
+    match lease.state {
+        LeaseState::Active if lease.expires_at > now => Ok(()),
+        LeaseState::Pending => Err(Error::new(Code::Unavailable, "the first request with this id is still in work; try again")),
+        _ => Err(Error::new(Code::Unavailable, "the lease of this request id is being closed; try again in a moment, or use a new request id")),
+    }
+}
+
+fn refusal(put: &Put, grant: &Grant) -> Error {
+    let tenant = grant.tenant();
+    match put {
+        Put::TokenReplayed => Error::new(
+            Code::TokenReplayed,
+            "this token was used before; get a fresh one from your CI for each request (a retry with the same request id is free)",
+        ),
+        Put::TenantCap => Error::new(
+            Code::LeaseCap,
+            format!("the tenant {:?} has {} live leases, as many as it may have; revoke some or wait for them to end", tenant.name.as_str(), tenant.max_live_leases),
+        ),
+        Put::CallerCap => Error::new(
+            Code::LeaseCap,
+            format!("you have {} live leases, as many as one caller may have; revoke some or wait for them to end", tenant.max_live_leases_per_caller),
+        ),
+        Put::Stored | Put::Existing(_) => super::defect("a stored lease taken for a refusal"),
+    }
+}

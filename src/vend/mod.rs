@@ -1,0 +1,132 @@
+//! The heart: issue, renew, revoke, read. It knows the ports below it, and no transport.
+//!
+//! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
+
+mod crl;
+mod issue;
+mod open;
+mod passes;
+mod read;
+mod record;
+mod renew;
+mod revoke;
+mod tail;
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+pub use crl::{CrlDesk, PublishedCrl};
+pub use issue::Issued;
+pub use open::{MAX_OPEN, Open};
+pub use passes::{SWEEP_BATCH, Swept};
+pub use read::{PublicCa, WhoAmI};
+pub use revoke::{MAX_REASON, RevokeStep};
+pub use tail::TailFrom;
+
+use crate::{
+    audit::AuditLog,
+    clock::Clock,
+    issuer::{Issuer, x509::X509Issuer},
+    model::{
+        error::{Code, Error},
+        identity::Identity,
+        role::RoleSpec,
+    },
+    policy::PolicyBook,
+    store::LeaseStore,
+};
+
+/// Everything that decisions look at, replaced as a whole on a reload.
+pub struct Rules {
+    /// Policies, with the catalog that they were checked against.
+    pub book: PolicyBook,
+    /// The issuer of X.509 certificates.
+    pub x509: Arc<X509Issuer>,
+}
+
+impl Rules {
+    /// The issuer of a role's kind.
+    fn issuer(&self, spec: &RoleSpec) -> &dyn Issuer {
+        match spec {
+            RoleSpec::X509(_) => &*self.x509,
+        }
+    }
+}
+
+/// One call: who, from where, and the id that ties logs, audit record and answer together.
+#[derive(Clone)]
+pub struct Call {
+    /// The caller.
+    pub identity: Arc<Identity>,
+    /// Where from, how, and under which id.
+    pub origin: Origin,
+}
+
+/// Where a call came from, before anybody was authenticated.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The method, for the record: "CredentialService/Issue".
+    pub method: &'static str,
+    /// The address of the peer.
+    pub peer_address: Option<IpAddr>,
+    /// The id of this call.
+    pub call_id: String,
+}
+
+/// The heart, with its ports.
+pub struct Vend {
+    store: Arc<dyn LeaseStore>,
+    audit: Arc<dyn AuditLog>,
+    clock: Arc<dyn Clock>,
+    rules: ArcSwap<Rules>,
+    crls: CrlDesk,
+    open: Open,
+}
+
+impl Vend {
+    /// A heart over its ports.
+    pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
+        let crls = CrlDesk::new(rules.x509.authorities().keys().cloned());
+        Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, open: Open::default() }
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Puts new rules in force for every call that begins after it.
+    pub fn replace_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// The CRLs as published.
+    pub fn crls(&self) -> &CrlDesk {
+        &self.crls
+    }
+
+    /// What a revocation or a failed call left to be closed.
+    pub fn open(&self) -> &Open {
+        &self.open
+    }
+
+    /// Live leases by kind of role, for the start of metrics; see [`LeaseStore::stats`].
+    pub async fn stats(&self) -> Result<crate::store::Stats, Error> {
+        self.store.stats().await
+    }
+
+    /// Whether the audit log can be written.
+    pub fn audit_health(&self) -> crate::audit::Health {
+        self.audit.health()
+    }
+
+    /// Closes a lease whose credential reached nobody.
+    pub fn abandon(&self, lease: &crate::model::lease::Lease) {
+        self.open.abandon(lease.id);
+    }
+}
+
+fn defect(what: &str) -> Error {
+    Error::new(Code::Internal, "something is wrong at the server; its log says what").because(what)
+}

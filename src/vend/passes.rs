@@ -1,0 +1,147 @@
+//! The passes: each one idempotent and without input, safe to run at any number of servers at once. `background` drives them.
+
+use super::{
+    Vend,
+    record::event_of_pass,
+    revoke::revoked_serials,
+};
+use crate::{
+    model::{
+        SignedDuration, Timestamp,
+        error::Result,
+        event::Event,
+        lease::{Change, Handle, Lease, LeaseId, LeaseState},
+    },
+    store::{OPEN_GRACE, Swap},
+};
+
+/// Leases that a sweep takes at a time.
+pub const SWEEP_BATCH: usize = 1000;
+
+/// What a sweep did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Leases whose time had passed.
+    pub expired: usize,
+    /// Revocations that a crash or an outage had left open.
+    pub finished: usize,
+    /// Reservations that were never handed out.
+    pub closed: usize,
+    /// Ended leases whose retention was over.
+    pub purged: usize,
+}
+
+impl Swept {
+    /// Whether nothing was due.
+    pub fn is_idle(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Vend {
+    /// Takes due leases off the store: expires, ends revocations, closes reservations, forgets what is old. At most one batch; call again
+    /// while it did something.
+    pub async fn sweep(&self) -> Result<Swept> {
+        let now = self.clock.now();
+        let due = self.store.due(now, SWEEP_BATCH).await?;
+        let (mut expiring, mut revoking, mut reserved, mut old) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for lease in due {
+            match lease.state {
+                LeaseState::Active => expiring.push(lease),
+                LeaseState::Revoking => revoking.push(lease),
+                LeaseState::Pending => reserved.push(lease),
+                LeaseState::Revoked | LeaseState::Expired => old.push(lease),
+            }
+        }
+        let mut swept = Swept { expired: self.expire(&expiring, now).await?, purged: old.len(), ..Swept::default() };
+        swept.closed = self.close(reserved, now).await;
+        if !old.is_empty() {
+            self.store.purge(&old, now).await?;
+        }
+        if !revoking.is_empty() {
+            swept.finished = self.finish_revocations(revoking, now).await?;
+        }
+        Ok(swept)
+    }
+
+    async fn expire(&self, leases: &[Lease], now: Timestamp) -> Result<usize> {
+        let expired: Vec<Lease> = leases.iter().filter_map(|lease| lease.apply(Change::Expire).ok()).collect();
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        let swaps = self.store.swap(&expired).await?;
+        // Whoever wrote it records it: with several servers each expiry is on record once.
+        let mine = expired.iter().zip(&swaps).filter(|(_, swap)| **swap == Swap::Done).map(|(lease, _)| lease);
+        let events: Vec<Event> = mine.map(|lease| event_of_pass("sweep/expire", lease, now)).collect();
+        let count = events.len();
+        if let Err(error) = self.record(events).await {
+            tracing::warn!(%error, count, "expiries are not on record");
+        }
+        Ok(count)
+    }
+
+    /// Revokes leases whose credential was never handed out.
+    async fn close(&self, leases: Vec<Lease>, now: Timestamp) -> usize {
+        let outcomes = self.revoke_batch(leases, |lease| closed_after_failure(lease, now), now).await;
+        outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count()
+    }
+
+    /// Closes leases that were stored while their call failed. Answers how many still wait.
+    pub async fn close_open(&self) -> Result<usize> {
+        let ids = self.open.take(SWEEP_BATCH);
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let now = self.clock.now();
+        let found = self.store.get(&ids).await?;
+        // A write whose outcome is unknown may land late: what is missing stays listed until that is out of the question.
+        let horizon = LeaseId::floor(now.checked_sub(OPEN_GRACE).unwrap_or(Timestamp::MIN));
+        let missing = ids.iter().zip(&found).filter(|(id, lease)| lease.is_none() && **id < horizon).map(|(id, _)| *id);
+        let mut closed: Vec<LeaseId> = missing.collect();
+        let outcomes = self.revoke_batch(found.into_iter().flatten().collect(), |lease| closed_after_failure(lease, now), now).await;
+        for (id, outcome) in outcomes {
+            match outcome {
+                Ok(_) => closed.push(id),
+                Err(error) => tracing::warn!(lease = %id, %error, "an open lease cannot be closed yet"),
+            }
+        }
+        self.open.closed(&closed);
+        Ok(self.open.len())
+    }
+
+    /// Gives back to the store what it lost: leases and revocations, from their newest snapshots in the audit log. Answers how many
+    /// leases were written.
+    pub async fn reconcile(&self, snapshots: Vec<Lease>) -> Result<usize> {
+        let now = self.clock.now();
+        let alive: Vec<Lease> = snapshots.into_iter().filter(|lease| lease.expires_at > now).collect();
+        let mut restored = 0;
+        for batch in alive.chunks(crate::store::MAX_BATCH) {
+            restored += self.store.restore(batch).await?;
+        }
+        let revoked = alive.iter().filter(|lease| matches!(lease.state, LeaseState::Revoking | LeaseState::Revoked));
+        for lease in revoked {
+            let Handle::X509 { ca, .. } = &lease.handle;
+            self.store.add_revoked(ca, &revoked_serials(lease).collect::<Vec<_>>()).await?;
+        }
+        if restored > 0 {
+            let mut event = Event::new(now, "reconcile/restore", crate::model::event::Outcome::Done);
+            event.actor = Some(crate::model::event::Actor::service("reconcile/restore"));
+            event.detail.push(format!("{restored} leases were restored from the audit log"));
+            self.record(vec![event]).await?;
+        }
+        Ok(restored)
+    }
+
+    /// How far back the audit log can hold a lease that is still alive: the longest life of any role, and a day.
+    pub fn longest_life(&self) -> SignedDuration {
+        let rules = self.rules.load();
+        let longest = rules.book.catalog().roles.values().map(|role| role.max_life).max().unwrap_or(SignedDuration::ZERO);
+        longest.saturating_add(SignedDuration::from_hours(24))
+    }
+}
+
+fn closed_after_failure(lease: &Lease, now: Timestamp) -> Event {
+    let mut event = Event { lease: Some(lease.clone()), ..event_of_pass("sweep/close", lease, now) };
+    event.detail.push("a call that made or revoked this lease failed half-way; what it may have left is closed".to_owned());
+    event
+}

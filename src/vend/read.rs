@@ -1,0 +1,140 @@
+//! Read: leases, the caller as we see it, why a role is granted or not.
+
+use std::sync::Arc;
+
+use super::{
+    Call, Vend,
+    record::{About, event_of},
+};
+use crate::{
+    issuer::x509::Authority,
+    model::{
+        Timestamp,
+        error::{Code, Error, Result},
+        event::Outcome,
+        identity::Identity,
+        lease::{Lease, LeaseFilter, LeaseId},
+        name::{CaName, RoleName, TenantName},
+    },
+    policy::{Action, Explanation},
+    store::Page,
+};
+
+/// How the server sees a caller.
+pub struct WhoAmI {
+    /// The caller.
+    pub identity: Arc<Identity>,
+    /// The roles that policy lets it have now.
+    pub roles: Vec<RoleName>,
+}
+
+/// An issuing CA as everybody may know it.
+pub struct PublicCa {
+    /// Its name.
+    pub name: CaName,
+    /// The issuing certificate first, then what lies between it and the root, each DER.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The roots, each DER.
+    pub root_der: Vec<Vec<u8>>,
+    /// Where its CRL is served.
+    pub crl_url: String,
+}
+
+pub(super) fn not_found() -> Error {
+    Error::new(Code::LeaseNotFound, "there is no such lease, or you may not see it; `daypass lease list` shows those that you may")
+}
+
+impl Vend {
+    /// The time by the clock that decisions use.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) async fn find(&self, id: LeaseId) -> Result<Lease> {
+        self.store.get(&[id]).await?.into_iter().next().flatten().ok_or_else(not_found)
+    }
+
+    /// One lease, if the caller may see it.
+    pub async fn get(&self, call: &Call, id: LeaseId) -> Result<Lease> {
+        let now = self.clock.now();
+        let about = || About { lease: Some(id), ..About::default() };
+        let lease = match self.find(id).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(self.ended(call, about(), error, now).await),
+        };
+        let decided = self.rules.load().book.decide_lease(Action::Read, &call.identity, &lease, call.origin.peer_address, now);
+        match decided {
+            Ok(()) => Ok(lease),
+            Err(denial) => Err(self.denied(call, about(), *denial, now).await),
+        }
+    }
+
+    /// A page of the leases that match and that the caller may see. It may be shorter than `limit` while more follow.
+    pub async fn list(&self, call: &Call, filter: &LeaseFilter, after: Option<LeaseId>, limit: usize) -> Result<Page> {
+        let now = self.clock.now();
+        let page = match self.store.list(filter, after, limit).await {
+            Ok(page) => page,
+            Err(error) => return Err(self.ended(call, About { role: filter.role.as_ref(), ..About::default() }, error, now).await),
+        };
+        let rules = self.rules.load();
+        let mut decisions = rules.book.lease_decisions(&call.identity, call.origin.peer_address, now);
+        let leases = page.leases.into_iter().filter(|lease| decisions.allows(Action::Read, lease)).collect();
+        Ok(Page { leases, next: page.next })
+    }
+
+    /// The caller, as leases and the record name it.
+    pub async fn who_am_i(&self, call: &Call) -> Result<WhoAmI> {
+        let now = self.clock.now();
+        let roles = self.rules.load().book.roles_for(&call.identity, call.origin.peer_address, now);
+        self.record(vec![event_of(call, Outcome::Done, now)]).await?;
+        Ok(WhoAmI { identity: call.identity.clone(), roles })
+    }
+
+    /// The issuing CAs, in order of name.
+    pub fn trust_bundle(&self) -> Vec<PublicCa> {
+        let rules = self.rules.load();
+        let public = |(name, authority): (&CaName, &Arc<Authority>)| PublicCa {
+            name: name.clone(),
+            chain_der: authority.chain_der().to_vec(),
+            root_der: authority.root_der().to_vec(),
+            crl_url: authority.crl_url().to_owned(),
+        };
+        rules.x509.authorities().iter().map(public).collect()
+    }
+
+    /// Why the caller may or may not have a role.
+    pub async fn explain(&self, call: &Call, role: &RoleName) -> Result<Explanation> {
+        let now = self.clock.now();
+        let rules = self.rules.load_full();
+        match rules.book.decide_explain(&call.identity, role, call.origin.peer_address, now) {
+            Ok(()) => Ok(rules.book.explain_issue(&call.identity, role, call.origin.peer_address, now)),
+            Err(denial) => Err(self.denied(call, About { role: Some(role), ..About::default() }, *denial, now).await),
+        }
+    }
+
+    /// Whether the caller may read records of a tenant; `None` stands for records that concern no tenant, which only who may audit every
+    /// tenant reads.
+    pub fn may_audit(&self, call: &Call, tenant: Option<&TenantName>) -> bool {
+        let rules = self.rules.load();
+        let now = self.clock.now();
+        let may = |tenant: &TenantName| rules.book.decide_audit(&call.identity, tenant, call.origin.peer_address, now).is_ok();
+        match tenant {
+            Some(tenant) => may(tenant),
+            None => rules.book.catalog().tenants.keys().all(may),
+        }
+    }
+
+    /// Refuses, on record, who may read the records of no tenant at all; records the reading of who may.
+    pub async fn begin_tail(&self, call: &Call) -> Result<()> {
+        let now = self.clock.now();
+        let rules = self.rules.load_full();
+        let decide = |tenant: &TenantName| rules.book.decide_audit(&call.identity, tenant, call.origin.peer_address, now);
+        if rules.book.catalog().tenants.keys().any(|tenant| decide(tenant).is_ok()) {
+            return self.record(vec![event_of(call, Outcome::Done, now)]).await;
+        }
+        match decide(&call.identity.tenant) {
+            Ok(()) => Ok(()),
+            Err(denial) => Err(self.denied(call, About::default(), *denial, now).await),
+        }
+    }
+}

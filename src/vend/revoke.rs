@@ -1,0 +1,333 @@
+//! Revoke: one lease or all that match, by one path.
+//!
+//! The order is what makes a revocation that was acknowledged impossible to lose: it is in the audit log before the store
+//! changes, and a lease that a crash leaves `revoking` is due at once for the sweep, which ends it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Call, Vend,
+    record::{About, event_of_pass},
+};
+use crate::{
+    model::{
+        Timestamp,
+        error::{Code, Error, Result},
+        event::Event,
+        lease::{Change, Handle, Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+        name::CaName,
+    },
+    policy::Action,
+    store::Swap,
+};
+
+/// The longest reason that a caller may give, in bytes.
+pub const MAX_REASON: usize = 256;
+
+/// Leases that are revoked in one go: one group in the audit log, one step at the store, one CRL.
+const BATCH: usize = 1000;
+
+/// One step of a revocation of many.
+#[derive(Debug)]
+pub enum RevokeStep {
+    /// First: how many match and are live, and how many of those the caller may not revoke.
+    Matched {
+        /// May be revoked.
+        count: u64,
+        /// May not; left alone.
+        denied: u64,
+    },
+    /// How far it is.
+    Progress {
+        /// Revoked so far.
+        revoked: u64,
+        /// Failed so far.
+        failed: u64,
+    },
+    /// A lease that failed.
+    Failed {
+        /// Which.
+        id: LeaseId,
+        /// Why.
+        error: Error,
+    },
+    /// Last.
+    Summary {
+        /// Revoked in all.
+        revoked: u64,
+        /// Failed in all.
+        failed: u64,
+        /// The latest time until which one of them may still be accepted.
+        live_until: Option<Timestamp>,
+    },
+}
+
+impl Vend {
+    /// Revokes one lease and answers when the revocation has reached as far as it can. A lease that has ended already is answered as it is.
+    pub async fn revoke(&self, call: &Call, id: LeaseId, reason: &str) -> Result<Lease> {
+        let now = self.clock.now();
+        let about = || About { lease: Some(id), ..About::default() };
+        let lease = match self.find(id).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(self.ended(call, about(), error, now).await),
+        };
+        let decided = self.rules.load().book.decide_lease(Action::Revoke, &call.identity, &lease, call.origin.peer_address, now);
+        if let Err(denial) = decided {
+            return Err(self.denied(call, About { role: Some(&lease.role), ..about() }, *denial, now).await);
+        }
+        let outcome = self.revoke_batch(vec![lease], |lease| revoked_by(call, lease, reason, now), now).await;
+        match outcome.into_iter().next() {
+            Some((_, Ok(lease))) => Ok(lease),
+            Some((_, Err(error))) => Err(self.ended(call, about(), error, now).await),
+            None => Err(super::defect("a batch of one gave no outcome")),
+        }
+    }
+
+    /// Revokes every live lease that matches and that the caller may revoke. It goes on to its end when the receiver is dropped: what an
+    /// operator began at night is finished, whatever becomes of the terminal.
+    pub async fn revoke_matching(self: Arc<Self>, call: Call, filter: LeaseFilter, dry_run: bool, reason: String, steps: mpsc::Sender<Result<RevokeStep>>) {
+        if let Err(error) = self.try_revoke_matching(&call, &filter, dry_run, &reason, &steps).await {
+            let error = self.ended(&call, About { role: filter.role.as_ref(), ..About::default() }, error, self.clock.now()).await;
+            let _gone = steps.send(Err(error)).await;
+        }
+    }
+
+    async fn try_revoke_matching(
+        &self,
+        call: &Call,
+        filter: &LeaseFilter,
+        dry_run: bool,
+        reason: &str,
+        steps: &mpsc::Sender<Result<RevokeStep>>,
+    ) -> Result<()> {
+        let tell = |step| async { drop(steps.send(Ok(step)).await) };
+        let (count, denied) = self.count_revocable(call, filter).await?;
+        self.record(vec![self.matching_begun(call, filter, dry_run, (count, denied))]).await?;
+        tell(RevokeStep::Matched { count, denied }).await;
+        let (mut revoked, mut failed, mut live_until) = (0, 0, None);
+        let mut after = None;
+        while !dry_run {
+            let now = self.clock.now();
+            let (leases, next) = self.revocable_page(call, filter, after).await?;
+            for (id, outcome) in self.revoke_batch(leases, |lease| revoked_by(call, lease, reason, now), now).await {
+                match outcome {
+                    Ok(lease) => {
+                        revoked += 1;
+                        live_until = live_until.max(Some(lease.live_until));
+                    }
+                    Err(error) => {
+                        failed += 1;
+                        tell(RevokeStep::Failed { id, error }).await;
+                    }
+                }
+            }
+            tell(RevokeStep::Progress { revoked, failed }).await;
+            match next {
+                Some(id) => after = Some(id),
+                None => break,
+            }
+        }
+        tell(RevokeStep::Summary { revoked, failed, live_until }).await;
+        Ok(())
+    }
+
+    async fn count_revocable(&self, call: &Call, filter: &LeaseFilter) -> Result<(u64, u64)> {
+        let (mut count, mut denied, mut after) = (0, 0, None);
+        loop {
+            let page = self.store.list(filter, after, BATCH).await?;
+            let (may, may_not) = self.split_revocable(call, page.leases);
+            count += may.len() as u64;
+            denied += may_not;
+            match page.next {
+                Some(id) => after = Some(id),
+                None => return Ok((count, denied)),
+            }
+        }
+    }
+
+    async fn revocable_page(&self, call: &Call, filter: &LeaseFilter, after: Option<LeaseId>) -> Result<(Vec<Lease>, Option<LeaseId>)> {
+        let page = self.store.list(filter, after, BATCH).await?;
+        Ok((self.split_revocable(call, page.leases).0, page.next))
+    }
+
+    /// The live leases that the caller may revoke, and how many live ones it may read but not revoke.
+    fn split_revocable(&self, call: &Call, leases: Vec<Lease>) -> (Vec<Lease>, u64) {
+        let rules = self.rules.load();
+        let now = self.clock.now();
+        let mut decisions = rules.book.lease_decisions(&call.identity, call.origin.peer_address, now);
+        let mut denied = 0;
+        let may = leases
+            .into_iter()
+            .filter(|lease| lease.state.is_live() && lease.expires_at > now)
+            .filter(|lease| {
+                let allowed = decisions.allows(Action::Revoke, lease);
+                denied += u64::from(!allowed && decisions.allows(Action::Read, lease));
+                allowed
+            })
+            .collect();
+        (may, denied)
+    }
+
+    fn matching_begun(&self, call: &Call, filter: &LeaseFilter, dry_run: bool, (count, denied): (u64, u64)) -> Event {
+        let mut event = super::record::event_of(call, crate::model::event::Outcome::Done, self.clock.now());
+        event.role = filter.role.clone();
+        event.tenant = filter.tenant.clone().or(event.tenant);
+        event.detail.push(format!("{} {count} matching leases, {denied} more may not be revoked by the caller", if dry_run { "counted" } else { "revoking" }));
+        if let Some(subject) = &filter.subject {
+            event.detail.push(format!("subject {subject}"));
+        }
+        if let Some(before) = filter.issued_before {
+            event.detail.push(format!("issued before {before}"));
+        }
+        event
+    }
+
+    /// Revokes leases: on record, in the store, carried out. One outcome for each, in no order.
+    pub(super) async fn revoke_batch(
+        &self,
+        leases: Vec<Lease>,
+        event: impl Fn(&Lease) -> Event,
+        now: Timestamp,
+    ) -> Vec<(LeaseId, Result<Lease>)> {
+        let mut outcomes = Vec::with_capacity(leases.len());
+        let mut revoking = Vec::with_capacity(leases.len());
+        let mut todo = leases;
+        // A renewal at the same moment wins the first round; a second reading settles it.
+        for round in 0..3 {
+            let conflicts = self.begin_revoke(std::mem::take(&mut todo), &event, now, &mut revoking, &mut outcomes).await;
+            if conflicts.is_empty() {
+                break;
+            }
+            if round == 2 {
+                let busy = |id| (id, Err(Error::new(Code::LeaseState, "the lease keeps changing; revoke it again")));
+                outcomes.extend(conflicts.into_iter().map(busy));
+                break;
+            }
+            match self.store.get(&conflicts).await {
+                Ok(found) => todo = found.into_iter().flatten().collect(),
+                Err(error) => {
+                    outcomes.extend(conflicts.into_iter().map(|id| (id, Err(error.clone()))));
+                    break;
+                }
+            }
+        }
+        outcomes.extend(self.carry_out(revoking).await);
+        outcomes
+    }
+
+    /// Puts revocations on record and in the store. Fills `revoking` and `outcomes`; gives back those that changed meanwhile.
+    async fn begin_revoke(
+        &self,
+        leases: Vec<Lease>,
+        event: &impl Fn(&Lease) -> Event,
+        now: Timestamp,
+        revoking: &mut Vec<Lease>,
+        outcomes: &mut Vec<(LeaseId, Result<Lease>)>,
+    ) -> Vec<LeaseId> {
+        let mut begun = Vec::with_capacity(leases.len());
+        for lease in leases {
+            match lease.state {
+                LeaseState::Revoking => revoking.push(lease),
+                LeaseState::Revoked | LeaseState::Expired => outcomes.push((lease.id, Ok(lease))),
+                LeaseState::Pending | LeaseState::Active => match lease.apply(Change::BeginRevoke { at: now }) {
+                    Ok(next) => begun.push(next),
+                    Err(illegal) => outcomes.push((lease.id, Err(super::defect(&illegal.to_string())))),
+                },
+            }
+        }
+        if begun.is_empty() {
+            return Vec::new();
+        }
+        let swapped = match self.record(begun.iter().map(event).collect()).await {
+            Ok(()) => self.store.swap(&begun).await,
+            Err(unrecorded) => {
+                outcomes.extend(begun.into_iter().map(|lease| (lease.id, Err(unrecorded.clone()))));
+                return Vec::new();
+            }
+        };
+        match swapped {
+            Ok(swaps) => {
+                let mut conflicts = Vec::new();
+                for (lease, swap) in begun.into_iter().zip(swaps) {
+                    match swap {
+                        Swap::Done => revoking.push(lease),
+                        Swap::Conflict => conflicts.push(lease.id),
+                        Swap::Missing => outcomes.push((lease.id, Err(super::read::not_found()))),
+                    }
+                }
+                conflicts
+            }
+            Err(error) => {
+                // It is on record, so it will be done: the pass that closes what is open takes it up.
+                for lease in begun {
+                    self.open.abandon(lease.id);
+                    outcomes.push((lease.id, Err(error.clone())));
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Carries revocations to where they take effect, and closes the leases. Idempotent: the sweep does it again after a crash.
+    pub(super) async fn carry_out(&self, revoking: Vec<Lease>) -> Vec<(LeaseId, Result<Lease>)> {
+        let mut by_ca: BTreeMap<CaName, Vec<Lease>> = BTreeMap::new();
+        for lease in revoking {
+            let Handle::X509 { ca, .. } = &lease.handle;
+            by_ca.entry(ca.clone()).or_default().push(lease);
+        }
+        let mut outcomes = Vec::new();
+        for (ca, leases) in by_ca {
+            match self.withdraw(&ca, &leases).await {
+                Ok(finished) => outcomes.extend(finished.into_iter().map(|lease| (lease.id, Ok(lease)))),
+                Err(error) => outcomes.extend(leases.into_iter().map(|lease| (lease.id, Err(error.clone())))),
+            }
+        }
+        outcomes
+    }
+
+    async fn withdraw(&self, ca: &CaName, leases: &[Lease]) -> Result<Vec<Lease>> {
+        let serials: Vec<RevokedSerial> = leases.iter().flat_map(revoked_serials).collect();
+        self.store.add_revoked(ca, &serials).await?;
+        self.crls.publish(ca).await?;
+        let finish = |lease: &Lease| {
+            let live_until = self.crl_live_until(ca, lease.revoked_at.unwrap_or(lease.issued_at));
+            lease.apply(Change::FinishRevoke { live_until }).map_err(|illegal| super::defect(&illegal.to_string()))
+        };
+        let finished = leases.iter().map(finish).collect::<Result<Vec<Lease>>>()?;
+        // A conflict here means that another server finished the same revocation first: the outcome is the same.
+        self.store.swap(&finished).await?;
+        Ok(finished)
+    }
+
+    /// Ends revocations that a crash or an outage left open.
+    pub(super) async fn finish_revocations(&self, revoking: Vec<Lease>, now: Timestamp) -> Result<usize> {
+        let outcomes = self.carry_out(revoking).await;
+        let mut events = Vec::new();
+        for (_, outcome) in &outcomes {
+            match outcome {
+                Ok(lease) => events.push(Event { lease: Some(lease.clone()), ..event_of_pass("sweep/revoke", lease, now) }),
+                Err(error) => return Err(error.clone()),
+            }
+        }
+        let finished = events.len();
+        self.record(events).await?;
+        Ok(finished)
+    }
+}
+
+fn revoked_by(call: &Call, lease: &Lease, reason: &str, now: Timestamp) -> Event {
+    let mut event = Vend::done(call, lease, now);
+    if !reason.is_empty() {
+        event.detail.push(reason.to_owned());
+    }
+    event
+}
+
+/// The certificates of a revoked lease that a CRL must name.
+pub(super) fn revoked_serials(lease: &Lease) -> impl Iterator<Item = RevokedSerial> + '_ {
+    let Handle::X509 { serials, .. } = &lease.handle;
+    let revoked_at = lease.revoked_at.unwrap_or(lease.issued_at);
+    serials.iter().map(move |live| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after })
+}

@@ -1,8 +1,25 @@
 //! Who may do what. Pure: `(policy, identity, request, now) -> Grant | Denial`.
 
+mod book;
+mod check;
+mod decide;
+mod explain;
+mod facts;
 mod grant;
+mod index;
+mod lease;
+mod lint;
+mod schema;
+mod source;
+mod syntax;
 
+pub use book::{MAX_NESTING, MAX_OPERATORS, MAX_POLICIES, MAX_POLICY_ID, MAX_POLICY_TEXT, PolicyBook};
+pub use decide::MIN_TTL;
+pub use explain::{MAX_CONDITION_TEXT, MAX_EXPLAINED_CONDITIONS, MAX_EXPLAINED_POLICIES};
 pub use grant::{ConsideredPolicy, Denial, Explanation, FailedCondition, Grant};
+pub use lease::{LeaseAction, LeaseDecisions, MAX_REMEMBERED};
+pub use lint::{BLANKET_PERMIT, IMMUTABLE_CLAIMS, MUTABLE_IDENTITY, OPEN_SOURCE, UNREACHABLE_ROLE, WIDE_PATTERN};
+pub use schema::{schema, token_type};
 
 /// What a caller may be permitted to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,1 +1,8 @@
+//! Policy: what loads, what is refused and where, who may do what, and why not.
 
+mod decisions;
+mod equivalence;
+mod explain;
+mod load;
+mod matrix;
+mod world;

@@ -1,1 +1,198 @@
+//! X.509 certificates: a role says what they say, a CSR gives a public key and nothing else.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`csr`] | a request becomes a verified public key |
+//! | [`plan`], [`name`] | a role over an identity becomes the plan of a leaf |
+//! | [`authority`], [`chain`](self) | an issuing CA, checked at load; builds and signs |
+//! | [`lint`] | what was built is read back before it is signed |
+//! | [`crl`] | revocation lists |
+//! | [`role_check`] | every fault of a role, at load |
+//! | [`key`] | keys that sign, and the guard before them |
+//! | [`bootstrap`] | a throwaway CA for `daypassd dev` and for tests |
 
+pub mod authority;
+pub mod bootstrap;
+mod chain;
+pub mod crl;
+pub mod csr;
+pub mod key;
+pub mod lint;
+pub mod name;
+pub mod plan;
+pub mod role_check;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+
+pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
+pub use crl::Crl;
+pub use csr::{ParsedCsr, SubjectKey};
+pub use key::{CaKey, FileKey};
+pub use plan::{LeafPlan, San, Serial};
+pub use role_check::RoleReport;
+
+use super::{Issuer, Minted};
+use crate::{
+    model::{
+        Timestamp,
+        credential::{Credential, X509Credential},
+        error::{Code, Error, Result},
+        identity::Identity,
+        lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
+        name::CaName,
+        request::Input,
+        role::{Role, RoleSpec, X509Role},
+    },
+    policy::Grant,
+};
+
+/// Issues X.509 certificates from any number of CAs.
+pub struct X509Issuer {
+    authorities: BTreeMap<CaName, Arc<Authority>>,
+}
+
+/// What a grant allows, as plain values. The house reaches [`X509Issuer::issue`] through the [`Issuer`] port only, which
+/// makes this of a [`Grant`]; tests make it directly.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// The role.
+    pub role: &'a Role,
+    /// The caller.
+    pub identity: &'a Identity,
+    /// When the credential must end.
+    pub expires_at: Timestamp,
+}
+
+impl<'a> From<&'a Grant> for Ask<'a> {
+    fn from(grant: &'a Grant) -> Self {
+        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at() }
+    }
+}
+
+#[async_trait]
+impl Issuer for X509Issuer {
+    fn check(&self, input: &Input) -> Result<()> {
+        ParsedCsr::parse(csr_of(input)?).map(drop)
+    }
+
+    async fn mint(&self, grant: &Grant, input: &Input, earlier: Option<&Handle>, now: Timestamp) -> Result<Minted> {
+        self.issue(grant.into(), input, earlier, now)
+    }
+
+    async fn remint(&self, grant: &Grant, input: &Input, lease: &Lease, now: Timestamp) -> Result<Credential> {
+        self.reissue(grant.into(), input, lease, now)
+    }
+}
+
+impl X509Issuer {
+    /// An issuer over these CAs.
+    pub fn new(authorities: BTreeMap<CaName, Arc<Authority>>) -> Self {
+        Self { authorities }
+    }
+
+    /// The CAs.
+    pub fn authorities(&self) -> &BTreeMap<CaName, Arc<Authority>> {
+        &self.authorities
+    }
+
+    /// Issues a certificate; `now` becomes the lease's `issued_at`, from which [`Self::reissue`] derives the same dates.
+    pub fn issue(&self, ask: Ask<'_>, input: &Input, earlier: Option<&Handle>, now: Timestamp) -> Result<Minted> {
+        let spec = x509_role(ask.role);
+        let authority = self.authority(&spec.ca)?;
+        let living = living_serials(earlier, &spec.ca, now)?;
+        let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
+        let validity = authority.validity(now, ask.expires_at)?;
+        let plan = LeafPlan::render(ask.role, ask.identity, Serial::random(), validity)?;
+        let leaf = authority.sign_leaf(&plan, &key)?;
+        let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
+        Ok(Minted {
+            expires_at: plan.not_after,
+            handle: Handle::X509 { ca: spec.ca.clone(), serials: living.into_iter().chain([newest]).collect(), tbs: leaf.tbs },
+            credential: credential(authority, leaf.der, &plan),
+            reach: Reach::Crl,
+        })
+    }
+
+    /// Makes the certificate of a stored lease again. Role, identity, key, CA and dates must all be what they were: then the
+    /// signature covers the same bytes, and nothing new is in the world.
+    pub fn reissue(&self, ask: Ask<'_>, input: &Input, lease: &Lease, now: Timestamp) -> Result<Credential> {
+        let Handle::X509 { ca, serials, tbs } = &lease.handle;
+        let spec = x509_role(ask.role);
+        if !matches!(lease.state, LeaseState::Active | LeaseState::Pending) || lease.expires_at <= now {
+            return Err(Error::new(Code::LeaseState, "the lease of this request id has ended; ask again with a new request id"));
+        }
+        if lease.generation != 1 {
+            return Err(reused("the lease of this request id was renewed since"));
+        }
+        let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
+        let serial = Serial::from_hex(&newest.serial)
+            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
+        if spec.ca != *ca {
+            return Err(reused("the role issues from another CA since"));
+        }
+        if ask.expires_at < newest.not_after {
+            return Err(reused("the certificate that was issued for it lives longer than this request may"));
+        }
+        let authority = self.authority(ca)?;
+        let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
+        let validity = authority.validity(lease.issued_at, newest.not_after)?;
+        let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
+        let leaf = authority.sign_leaf(&plan, &key)?;
+        if leaf.tbs != *tbs {
+            return Err(reused("the CSR has another key, or the role or your identity changed since"));
+        }
+        Ok(credential(authority, leaf.der, &plan))
+    }
+
+    fn authority(&self, ca: &CaName) -> Result<&Authority> {
+        let authority = self.authorities.get(ca).map(|authority| &**authority);
+        authority.ok_or_else(|| Error::internal(format_args!("there is no CA {ca}, and a role names it")))
+    }
+}
+
+fn x509_role(role: &Role) -> &X509Role {
+    let RoleSpec::X509(spec) = &role.spec;
+    spec
+}
+
+fn csr_of(input: &Input) -> Result<&[u8]> {
+    match input {
+        Input::X509 { csr_der } => Ok(csr_der),
+        Input::None => Err(Error::new(Code::InvalidRequest, "the role vends X.509 certificates; send a PKCS #10 request (CSR)")),
+    }
+}
+
+/// The certificates of a renewed lease that still live, oldest first: a revocation must reach them too.
+fn living_serials(earlier: Option<&Handle>, ca: &CaName, now: Timestamp) -> Result<Vec<LiveSerial>> {
+    let Some(Handle::X509 { ca: earlier_ca, serials, .. }) = earlier else {
+        return Ok(Vec::new());
+    };
+    // A certificate is valid through the whole second of its notAfter.
+    let living: Vec<_> = serials.iter().filter(|serial| serial.not_after.as_second() >= now.as_second()).cloned().collect();
+    let refuse = |why: String| Err(Error::new(Code::NotRenewable, why));
+    if earlier_ca != ca && !living.is_empty() {
+        return refuse("the role issues from another CA since this lease began; ask for a new lease".to_owned());
+    }
+    if living.len() >= MAX_LIVE_SERIALS {
+        return refuse(format!("{} certificates live under this lease; wait until one expires, or ask for a new lease", living.len()));
+    }
+    Ok(living)
+}
+
+fn credential(authority: &Authority, leaf: Vec<u8>, plan: &LeafPlan) -> Credential {
+    let mut chain_der = Vec::with_capacity(1 + authority.chain_der().len());
+    chain_der.push(leaf);
+    chain_der.extend_from_slice(authority.chain_der());
+    Credential::X509(X509Credential {
+        chain_der,
+        root_der: vec![authority.root_der().to_vec()],
+        not_before: plan.not_before,
+        not_after: plan.not_after,
+    })
+}
+
+fn reused(why: &str) -> Error {
+    Error::new(Code::RequestIdReused, format!("this request id cannot be answered again: {why}; ask again with a new request id"))
+}

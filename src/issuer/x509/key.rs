@@ -1,0 +1,120 @@
+//! Keys that sign for a CA, and the guard that stands before each signature.
+
+use std::cell::RefCell;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
+use zeroize::Zeroize;
+
+/// A CA's key. Whatever implements rcgen's signing trait is one, so that a KMS or an HSM can take the place of a file.
+///
+/// `sign` runs on the thread that serves the request: a remote key keeps its own time limit, well under a second.
+pub trait CaKey: SigningKey + Send + Sync {}
+
+impl<T: SigningKey + Send + Sync> CaKey for T {}
+
+/// A CA's key from a PKCS #8 file: P-256, P-384, Ed25519, or RSA of 2048 bits and more. It is wiped when dropped.
+pub struct FileKey {
+    pair: KeyPair,
+}
+
+impl FileKey {
+    /// Reads the key from PEM. The error names no part of the key.
+    pub fn from_pem(pem: &str) -> Result<Self, String> {
+        let pair = KeyPair::from_pem(pem)
+            .map_err(|_| "the key is no PKCS #8 key in PEM (-----BEGIN PRIVATE KEY-----) of a kind that is known here".to_owned())?;
+        let known = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256];
+        if !known.contains(&pair.algorithm()) {
+            return Err("a CA's key is P-256, P-384, Ed25519, or RSA of 2048 bits and more".to_owned());
+        }
+        Ok(Self { pair })
+    }
+}
+
+impl PublicKeyData for FileKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.pair.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.pair.algorithm()
+    }
+}
+
+impl SigningKey for FileKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.pair.sign(message)
+    }
+}
+
+impl Drop for FileKey {
+    fn drop(&mut self) {
+        self.pair.zeroize();
+    }
+}
+
+/// A key that signs only what its check lets through, and remembers the hash of what it signed.
+pub(super) struct GuardedKey<'a, C> {
+    key: &'a dyn CaKey,
+    check: C,
+    outcome: RefCell<Outcome>,
+}
+
+/// What became of the one message that a [`GuardedKey`] was given.
+#[derive(Default)]
+pub(super) enum Outcome {
+    /// It was given none.
+    #[default]
+    Unused,
+    /// The check refused it; it was not signed.
+    Refused(Vec<String>),
+    /// It was let through; the first 16 bytes of its SHA-256, lower-case hex.
+    Passed(String),
+}
+
+impl<'a, C: Fn(&[u8]) -> Result<(), Vec<String>>> GuardedKey<'a, C> {
+    pub(super) fn new(key: &'a dyn CaKey, check: C) -> Self {
+        Self { key, check, outcome: RefCell::default() }
+    }
+
+    pub(super) fn take_outcome(&self) -> Outcome {
+        self.outcome.take()
+    }
+}
+
+impl<C> PublicKeyData for GuardedKey<'_, C> {
+    fn der_bytes(&self) -> &[u8] {
+        self.key.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+impl<C: Fn(&[u8]) -> Result<(), Vec<String>>> SigningKey for GuardedKey<'_, C> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        if let Err(faults) = (self.check)(message) {
+            self.outcome.replace(Outcome::Refused(faults));
+            return Err(rcgen::Error::RemoteKeyError);
+        }
+        self.outcome.replace(Outcome::Passed(short_hash(message)));
+        self.key.sign(message)
+    }
+}
+
+/// The first 16 bytes of SHA-256, lower-case hex: what `Handle::X509` keeps as `tbs`.
+fn short_hash(message: &[u8]) -> String {
+    hex(&digest(&SHA256, message).as_ref()[..16])
+}
+
+/// Lower-case hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)] as char, DIGITS[usize::from(byte & 15)] as char]).collect()
+}
+
+/// A key identifier: the first 160 bits of SHA-256 over the subjectPublicKey's bits (RFC 7093 section 2, method 1).
+pub(super) fn key_identifier(public_key: &[u8]) -> Vec<u8> {
+    digest(&SHA256, public_key).as_ref()[..20].to_vec()
+}

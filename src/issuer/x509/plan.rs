@@ -1,0 +1,204 @@
+//! What a leaf certificate will say, before anything is built: rendered from a role over a verified identity.
+
+use std::net::IpAddr;
+
+use super::{key::hex, name};
+use crate::model::{
+    Timestamp,
+    error::{Code, Error, Result},
+    identity::Identity,
+    name::RoleName,
+    role::{ExtKeyUsage, Role, RoleSpec, X509Role},
+    template::{Place, Template},
+};
+
+/// A certificate's serial number: 16 bytes, positive, the first of them not zero (RFC 5280 section 4.1.2.2 allows 20).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serial([u8; 16]);
+
+impl Serial {
+    /// A serial from the system's generator.
+    pub fn random() -> Self {
+        Self::from_random(crate::clock::random())
+    }
+
+    /// A serial from random bytes. The top bit is cleared and the first byte is never zero, so that DER, hex and every
+    /// other spelling of it have one length.
+    pub fn from_random(mut bytes: [u8; 16]) -> Self {
+        bytes[0] = (bytes[0] & 0x7f).max(1);
+        Self(bytes)
+    }
+
+    /// The serial from a handle's hex; none if it was not made here.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let bytes: [u8; 16] = parse_hex(text)?.try_into().ok()?;
+        (1..0x80).contains(&bytes[0]).then_some(Self(bytes))
+    }
+
+    /// Its bytes, big-endian.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Lower-case hex, 32 characters.
+    pub fn to_hex(self) -> String {
+        hex(&self.0)
+    }
+}
+
+/// The bytes of an even number of lower-case hex digits.
+pub(super) fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    let bytes = text.as_bytes();
+    if !bytes.len().is_multiple_of(2) {
+        return None;
+    }
+    bytes.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+/// A subject alternative name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum San {
+    /// A URI.
+    Uri(String),
+    /// A DNS name; one that starts with `*.` came from the role's own text.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+}
+
+/// Everything that a leaf says and that is not the CA's or the key's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafPlan {
+    /// The common name; absent means an empty subject and a critical SAN.
+    pub common_name: Option<String>,
+    /// The SANs, in order.
+    pub sans: Vec<San>,
+    /// The extended key usages, in order, each once.
+    pub ext_key_usage: Vec<ExtKeyUsage>,
+    /// The serial.
+    pub serial: Serial,
+    /// The first second in which it is valid.
+    pub not_before: Timestamp,
+    /// The last second in which it is valid.
+    pub not_after: Timestamp,
+}
+
+impl LeafPlan {
+    /// Renders a role for a caller. Refuses with `Code::ClaimNotUsable` where a claim makes a name that cannot be.
+    pub fn render(role: &Role, identity: &Identity, serial: Serial, (not_before, not_after): (Timestamp, Timestamp)) -> Result<Self> {
+        let RoleSpec::X509(spec) = &role.spec;
+        let names = Names { identity, role: &role.name };
+        let mut plan = Self {
+            common_name: spec.common_name.as_ref().map(|template| names.common_name(template)).transpose()?,
+            sans: names.sans(spec)?,
+            ext_key_usage: spec.ext_key_usage.clone(),
+            serial,
+            not_before,
+            not_after,
+        };
+        plan.ext_key_usage.sort_unstable();
+        plan.ext_key_usage.dedup();
+        Ok(plan)
+    }
+}
+
+struct Names<'a> {
+    identity: &'a Identity,
+    role: &'a RoleName,
+}
+
+impl Names<'_> {
+    fn sans(&self, spec: &X509Role) -> Result<Vec<San>> {
+        let mut sans = Vec::with_capacity(spec.uri_sans.len() + spec.dns_sans.len() + spec.ip_sans.len());
+        for template in &spec.uri_sans {
+            sans.push(San::Uri(self.uri(template)?));
+        }
+        for template in &spec.dns_sans {
+            sans.push(San::Dns(self.dns(template)?));
+        }
+        sans.extend(spec.ip_sans.iter().copied().map(San::Ip));
+        // Two templates may render to one name; the certificate says it once.
+        let mut once = Vec::with_capacity(sans.len());
+        for san in sans {
+            if !once.contains(&san) {
+                once.push(san);
+            }
+        }
+        Ok(once)
+    }
+
+    fn common_name(&self, template: &Template) -> Result<String> {
+        let text = template.render(Place::Text, self.identity, self.role)?;
+        name::check_common_name(&text).map_err(|why| not_usable(template, why))?;
+        Ok(text)
+    }
+
+    fn uri(&self, template: &Template) -> Result<String> {
+        if claim_in_authority(template) {
+            return Err(Error::internal(format_args!("the template {template} lets a claim choose the URI's host")));
+        }
+        let text = template.render(Place::UriSegment, self.identity, self.role)?;
+        name::check_uri(&text).map_err(|why| not_usable(template, why))?;
+        Ok(text)
+    }
+
+    fn dns(&self, template: &Template) -> Result<String> {
+        let text = template.render(Place::DnsLabel, self.identity, self.role)?;
+        name::check_dns(&text, template.source().starts_with("*.")).map_err(|why| not_usable(template, why))?;
+        Ok(text)
+    }
+}
+
+fn not_usable(template: &Template, why: String) -> Error {
+    Error::new(Code::ClaimNotUsable, format!("the role's template {:?} makes no valid name of your identity", template.source()))
+        .because(why)
+}
+
+/// Whether a claim stands before the path of a URI: it would choose the scheme, the host or the trust domain.
+pub(super) fn claim_in_authority(template: &Template) -> bool {
+    let source = template.source();
+    let authority_end = source.find("://").map_or(0, |scheme| scheme + 3);
+    let end = source[authority_end..].find('/').map_or(source.len(), |slash| authority_end + slash);
+    // Without an authority (`urn:uuid:{claims.id}`) only the scheme counts.
+    let end = if authority_end == 0 { source.find(':').unwrap_or(source.len()) } else { end };
+    source[..end].contains("{claims.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_are_positive_and_of_one_length() {
+        for first in [0, 1, 0x7f, 0x80, 0xff] {
+            let serial = Serial::from_random([first; 16]);
+            assert!((1..0x80).contains(&serial.as_bytes()[0]));
+            assert_eq!(Serial::from_hex(&serial.to_hex()), Some(serial));
+        }
+        for bad in ["", "00", &"0".repeat(32), &"f".repeat(32), &"A1".repeat(16), &"1".repeat(31), &"1".repeat(34)] {
+            assert_eq!(Serial::from_hex(bad), None, "{bad}");
+        }
+        assert_ne!(Serial::random(), Serial::random());
+    }
+
+    #[test]
+    fn a_claim_may_not_choose_the_host() {
+        for (source, expected) in [
+            ("spiffe://a/{claims.x}", false),
+            ("spiffe://{tenant}.a/{claims.x}", false),
+            ("spiffe://{claims.x}/a", true),
+            ("spiffe://a.{claims.x}/a", true),
+            ("{claims.x}://a/b", true),
+            ("https://a{claims.x}", true),
+            ("urn:uuid:{claims.x}", false),
+            ("{claims.x}", true),
+        ] {
+            assert_eq!(claim_in_authority(&Template::parse(source).unwrap()), expected, "{source}");
+        }
+    }
+}

@@ -1,1 +1,142 @@
+//! Leases in SQLite, on this machine's disk: indexes and durability are SQLite's. One thread writes ([`writer`]), a few
+//! connections read ([`query`]); an acknowledged change is on the disk.
 
+mod change;
+mod query;
+mod schema;
+mod writer;
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use self::{query::Readers, writer::Writer};
+use super::{LeaseStore, MAX_BATCH, NewLease, Page, Put, Stats, Swap, unavailable};
+use crate::model::{
+    SignedDuration, Timestamp,
+    error::Error,
+    lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+    name::CaName,
+};
+
+pub use self::{
+    query::{MAX_SCANNED, READERS},
+    schema::SCHEMA_VERSION,
+    writer::{MAX_GROUP, MAX_WAITING},
+};
+
+/// The most that a call may take.
+pub const TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Leases in a file.
+pub struct EmbeddedStore {
+    path: PathBuf,
+    retention: SignedDuration,
+    writer: Writer,
+    readers: Readers,
+}
+
+impl EmbeddedStore {
+    /// Opens the file, or makes it, readable by its owner only; its folder must exist. Blocks while it does. Ended leases
+    /// stay readable for `retention`. Fails when the file is of a newer version or another program's.
+    pub fn open(path: &Path, retention: SignedDuration) -> Result<Self, Error> {
+        schema::prepare(path)?;
+        let path = path.to_owned();
+        Ok(Self { retention, writer: Writer::start(path.clone())?, readers: Readers::new(path.clone()), path })
+    }
+}
+
+#[async_trait]
+impl LeaseStore for EmbeddedStore {
+    async fn put(&self, new: &NewLease) -> Result<Put, Error> {
+        let (new, retention) = (new.clone(), self.retention);
+        self.writer.change(move |connection| change::put(connection, &new, retention)).await
+    }
+
+    async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error> {
+        let ids = ids.to_vec();
+        self.readers.query(move |connection| query::get(connection, &ids)).await
+    }
+
+    async fn list(&self, filter: &LeaseFilter, after: Option<LeaseId>, limit: usize) -> Result<Page, Error> {
+        let filter = filter.clone();
+        self.readers.query(move |connection| query::list(connection, &filter, after, limit.clamp(1, MAX_BATCH))).await
+    }
+
+    async fn swap(&self, leases: &[Lease]) -> Result<Vec<Swap>, Error> {
+        let (leases, retention) = (leases.to_vec(), self.retention);
+        self.writer.change(move |connection| change::swap(connection, &leases, retention)).await
+    }
+
+    async fn restore(&self, leases: &[Lease]) -> Result<usize, Error> {
+        let (leases, retention) = (leases.to_vec(), self.retention);
+        self.writer.change(move |connection| change::restore(connection, &leases, retention)).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Lease>, Error> {
+        self.readers.query(move |connection| query::due(connection, now, limit.clamp(1, MAX_BATCH))).await
+    }
+
+    async fn purge(&self, leases: &[Lease], now: Timestamp) -> Result<(), Error> {
+        let leases = leases.to_vec();
+        self.writer.change(move |connection| change::purge(connection, &leases, now)).await
+    }
+
+    async fn add_revoked(&self, ca: &CaName, serials: &[RevokedSerial]) -> Result<(), Error> {
+        let (ca, serials) = (ca.clone(), serials.to_vec());
+        self.writer.change(move |connection| change::add_revoked(connection, &ca, &serials)).await
+    }
+
+    async fn revocation_revision(&self, ca: &CaName) -> Result<u64, Error> {
+        let ca = ca.clone();
+        self.readers.query(move |connection| query::revocation_revision(connection, &ca)).await
+    }
+
+    async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
+        let ca = ca.clone();
+        self.readers.query(move |connection| query::revoked(connection, &ca, now)).await
+    }
+
+    async fn next_crl_number(&self, ca: &CaName) -> Result<u64, Error> {
+        let ca = ca.clone();
+        self.writer.change(move |connection| change::next_crl_number(connection, &ca)).await
+    }
+
+    async fn stats(&self) -> Result<Stats, Error> {
+        self.readers.query(query::stats).await
+    }
+
+    async fn incarnation(&self) -> Result<String, Error> {
+        let path = self.path.clone();
+        let identify = move |connection: &rusqlite::Connection| {
+            // A copy that was put back has another inode.
+            let file = std::fs::metadata(path).map_err(unavailable)?;
+            Ok(format!("{}-{}-{}", query::mark(connection)?, file.dev(), file.ino()))
+        };
+        self.readers.query(identify).await
+    }
+}
+
+fn state_number(state: LeaseState) -> u8 {
+    match state {
+        LeaseState::Pending => 0,
+        LeaseState::Active => 1,
+        LeaseState::Revoking => 2,
+        LeaseState::Revoked => 3,
+        LeaseState::Expired => 4,
+    }
+}
+
+fn lease_of(body: &str) -> Result<Lease, Error> {
+    serde_json::from_str(body).map_err(|error| unavailable(format!("a lease in the store is not readable: {error}")))
+}
+
+/// Milliseconds, rounded up: what lies before `at` is exactly what lies before these.
+fn ceil_millis(at: Timestamp) -> i64 {
+    let floor = at.as_millisecond();
+    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
+}

@@ -1,0 +1,94 @@
+-- Put before every script that works on a partition. KEYS[1] is the stem of the partition's keys, for example
+-- "daypass:{07}:"; every key made from it has the same hash tag and so lies on the same node of a cluster.
+--
+--   l                    hash: id -> record (see record.rs)
+--   due<half>            sorted set: id, by due time in milliseconds
+--   role<half>:<place>   sorted set in the order of ids; a place is "<tenant>:<role>"
+--   dir<half>            sorted set of the places that hold a lease
+--   sub<half>:<bucket>   sorted set of "<caller><id>"; a caller is 12 bytes of digest of the subject, 4 of the tenant
+--   cap                  hash: tenant -> live leases; a tenant without one has no field
+--   req:<bucket>         hash: request key -> id, for live leases
+--   use:<bucket>         sorted set: token use key, by the time (ms) at which it may be forgotten
+--
+-- Each index has two halves, "+" for live leases and "-" for ended ones: counts of live leases then are sizes, and what
+-- is kept for reading costs nothing to those who look for what is live. Buckets keep each set small enough for Redis' compact
+-- encoding.
+local stem = KEYS[1]
+local records = stem .. 'l'
+
+local function version(record)
+  return struct.unpack('>I4', record, 2)
+end
+
+local function half(record)
+  if string.byte(record, 6) < 3 then return '+' end
+  return '-'
+end
+
+local function request_key(record)
+  if string.byte(record, 7) == 1 then return string.sub(record, 8, 23) end
+end
+
+local function without_request_key(record)
+  if string.byte(record, 7) ~= 1 then return record end
+  return string.sub(record, 1, 6) .. '\0' .. string.sub(record, 24)
+end
+
+local function with_request_key(record, key)
+  return string.sub(record, 1, 6) .. '\1' .. key .. string.sub(record, 8)
+end
+
+local function request_bucket(key)
+  return stem .. 'req:' .. string.format('%02x', string.byte(key, 1))
+end
+
+local function use_bucket(key)
+  return stem .. 'use:' .. string.format('%02x', string.byte(key, 1) % 64)
+end
+
+local function caller_bucket(side, caller)
+  return stem .. 'sub' .. side .. ':' .. string.format('%02x', string.byte(caller, 1))
+end
+
+local function tenant_of(place)
+  return string.match(place, '^[^:]+')
+end
+
+local function index(id, side, due, place, caller)
+  redis.call('ZADD', stem .. 'due' .. side, due, id)
+  if redis.call('ZADD', stem .. 'role' .. side .. ':' .. place, 0, id) == 1 then
+    redis.call('ZADD', stem .. 'dir' .. side, 0, place)
+  end
+  redis.call('ZADD', caller_bucket(side, caller), 0, caller .. id)
+  if side == '+' then redis.call('HINCRBY', stem .. 'cap', tenant_of(place), 1) end
+end
+
+local function unindex(id, side, place, caller)
+  redis.call('ZREM', stem .. 'due' .. side, id)
+  local roles = stem .. 'role' .. side .. ':' .. place
+  redis.call('ZREM', roles, id)
+  if redis.call('EXISTS', roles) == 0 then redis.call('ZREM', stem .. 'dir' .. side, place) end
+  redis.call('ZREM', caller_bucket(side, caller), caller .. id)
+  if side == '+' and redis.call('HINCRBY', stem .. 'cap', tenant_of(place), -1) <= 0 then
+    redis.call('HDEL', stem .. 'cap', tenant_of(place))
+  end
+end
+
+-- Writes a lease over the stored record (false when there is none), and keeps every index in step. The request key
+-- goes with the record while the lease is live.
+local function write(id, stored, record, due, place, caller)
+  local side = half(record)
+  if stored and half(stored) == side then
+    redis.call('ZADD', stem .. 'due' .. side, due, id)
+  else
+    if stored then unindex(id, half(stored), place, caller) end
+    index(id, side, due, place, caller)
+  end
+  local key = stored and request_key(stored)
+  if key and side == '+' then
+    record = with_request_key(record, key)
+  elseif key and redis.call('HGET', request_bucket(key), key) == id then
+    redis.call('HDEL', request_bucket(key), key)
+  end
+  redis.call('HSET', records, id, record)
+end

@@ -1,0 +1,336 @@
+//! A lease as bytes at Redis: a header that scripts read, then the fields, without their names and without the id.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0 | [`FORMAT`] |
+//! | 1..5 | version, big-endian |
+//! | 5 | state, in the order of [`LeaseState::ALL`]: the first three are live |
+//! | 6 | 1 when the request key follows (16 bytes), else 0; only scripts write a 1 |
+//! | then | the fields, as [`encode`] writes them; times are seconds after `issued_at` |
+//!
+//! Equal leases have equal bytes, so that a script can tell a repeated change from another one.
+
+use crate::model::{
+    Timestamp,
+    credential::CredentialKind,
+    lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, Reach},
+};
+
+/// The first byte of every record; another layout takes another number.
+pub const FORMAT: u8 = 1;
+
+const HEADER: usize = 7;
+const REQUEST_KEY: usize = 16;
+
+/// Bytes that are no record of [`FORMAT`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a record in the store is not readable: {0}")]
+pub struct BadRecord(&'static str);
+
+/// The lease as bytes, without a request key.
+pub fn encode(lease: &Lease) -> Vec<u8> {
+    let mut out = Encoder(Vec::with_capacity(256));
+    out.0.push(FORMAT);
+    out.0.extend(lease.version.to_be_bytes());
+    out.0.push(state_byte(lease.state));
+    out.0.push(0);
+    let issued = lease.issued_at.as_second();
+    out.text(lease.role.as_str());
+    out.text(lease.tenant.as_str());
+    out.text(lease.subject.as_str());
+    out.unsigned(match lease.kind {
+        CredentialKind::X509 => 0,
+    });
+    out.signed(lease.issued_at.as_millisecond());
+    out.signed(lease.expires_at.as_second() - issued);
+    out.signed(lease.renew_until.as_second() - issued);
+    out.unsigned(lease.generation.into());
+    out.unsigned(match lease.reach {
+        Reach::Crl => 0,
+        Reach::Expiry => 1,
+    });
+    out.signed(lease.live_until.as_second() - issued);
+    match lease.revoked_at {
+        None => out.unsigned(0),
+        Some(at) => {
+            out.unsigned(1);
+            out.signed(at.as_millisecond());
+        }
+    }
+    out.handle(&lease.handle, issued);
+    out.0
+}
+
+/// The lease from a record, with or without a request key.
+pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
+    let header = record.get(..HEADER).ok_or(BadRecord("it is too short"))?;
+    if header[0] != FORMAT {
+        return Err(BadRecord("its format is of another version of this service"));
+    }
+    let version = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+    let state = *LeaseState::ALL.get(usize::from(header[5])).ok_or(BadRecord("its state is unknown"))?;
+    let start = HEADER + if header[6] == 1 { REQUEST_KEY } else { 0 };
+    let mut input = Decoder(record.get(start..).ok_or(BadRecord("it is too short"))?);
+
+    let role = input.text()?.try_into().map_err(|_| BadRecord("its role is no name"))?;
+    let tenant = input.text()?.try_into().map_err(|_| BadRecord("its tenant is no name"))?;
+    let subject = input.text()?.try_into().map_err(|_| BadRecord("its subject is no subject"))?;
+    let kind = match input.unsigned()? {
+        0 => CredentialKind::X509,
+        _ => return Err(BadRecord("its kind is unknown")),
+    };
+    let issued_at = Timestamp::from_millisecond(input.signed()?).map_err(|_| BadRecord("a time is out of range"))?;
+    let issued = issued_at.as_second();
+    let expires_at = input.seconds(issued)?;
+    let renew_until = input.seconds(issued)?;
+    let generation = u32::try_from(input.unsigned()?).map_err(|_| BadRecord("its generation is out of range"))?;
+    let reach = match input.unsigned()? {
+        0 => Reach::Crl,
+        1 => Reach::Expiry,
+        _ => return Err(BadRecord("its reach is unknown")),
+    };
+    let live_until = input.seconds(issued)?;
+    let revoked_at = match input.unsigned()? {
+        0 => None,
+        _ => Some(Timestamp::from_millisecond(input.signed()?).map_err(|_| BadRecord("a time is out of range"))?),
+    };
+    let handle = input.handle(issued)?;
+    if !input.0.is_empty() {
+        return Err(BadRecord("bytes follow its end"));
+    }
+    Ok(Lease {
+        id,
+        version,
+        role,
+        kind,
+        tenant,
+        subject,
+        state,
+        issued_at,
+        expires_at,
+        renew_until,
+        generation,
+        reach,
+        live_until,
+        revoked_at,
+        handle,
+    })
+}
+
+fn state_byte(state: LeaseState) -> u8 {
+    match state {
+        LeaseState::Pending => 0,
+        LeaseState::Active => 1,
+        LeaseState::Revoking => 2,
+        LeaseState::Revoked => 3,
+        LeaseState::Expired => 4,
+    }
+}
+
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    /// LEB128.
+    fn unsigned(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push((value & 0x7f) as u8);
+    }
+
+    /// LEB128 over zigzag, so that small negative numbers are short too.
+    fn signed(&mut self, value: i64) {
+        self.unsigned(((value << 1) ^ (value >> 63)).cast_unsigned());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.unsigned(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    /// Lower-case hex in half its length; any other text as it is. The lowest bit of the length tells which.
+    fn hex(&mut self, text: &str) {
+        match unhex(text) {
+            Some(bytes) => {
+                self.unsigned((bytes.len() as u64) << 1);
+                self.0.extend(bytes);
+            }
+            None => {
+                self.unsigned((text.len() as u64) << 1 | 1);
+                self.0.extend(text.as_bytes());
+            }
+        }
+    }
+
+    fn handle(&mut self, handle: &Handle, issued: i64) {
+        match handle {
+            Handle::X509 { ca, serials, tbs } => {
+                self.unsigned(0);
+                self.text(ca.as_str());
+                self.unsigned(serials.len() as u64);
+                for LiveSerial { serial, not_after } in serials {
+                    self.hex(serial);
+                    self.signed(not_after.as_second() - issued);
+                }
+                self.hex(tbs);
+            }
+        }
+    }
+}
+
+struct Decoder<'a>(&'a [u8]);
+
+impl Decoder<'_> {
+    fn unsigned(&mut self) -> Result<u64, BadRecord> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self.0.split_first().ok_or(BadRecord("it is cut off"))?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(BadRecord("a number is too long"))
+    }
+
+    fn signed(&mut self) -> Result<i64, BadRecord> {
+        let value = self.unsigned()?;
+        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    fn seconds(&mut self, issued: i64) -> Result<Timestamp, BadRecord> {
+        let second = issued.checked_add(self.signed()?).ok_or(BadRecord("a time is out of range"))?;
+        Timestamp::from_second(second).map_err(|_| BadRecord("a time is out of range"))
+    }
+
+    fn take(&mut self, length: u64) -> Result<&[u8], BadRecord> {
+        let length = usize::try_from(length).map_err(|_| BadRecord("it is cut off"))?;
+        let (head, rest) = self.0.split_at_checked(length).ok_or(BadRecord("it is cut off"))?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn text(&mut self) -> Result<String, BadRecord> {
+        let length = self.unsigned()?;
+        utf8(self.take(length)?)
+    }
+
+    fn hex(&mut self) -> Result<String, BadRecord> {
+        let length = self.unsigned()?;
+        let bytes = self.take(length >> 1)?;
+        if length & 1 == 1 { utf8(bytes) } else { Ok(hex(bytes)) }
+    }
+
+    fn handle(&mut self, issued: i64) -> Result<Handle, BadRecord> {
+        if self.unsigned()? != 0 {
+            return Err(BadRecord("its handle is of an unknown kind"));
+        }
+        let ca = self.text()?.try_into().map_err(|_| BadRecord("its CA is no name"))?;
+        let count = self.unsigned()?;
+        let mut serials = Vec::new();
+        for _ in 0..count {
+            serials.push(LiveSerial { serial: self.hex()?, not_after: self.seconds(issued)? });
+        }
+        Ok(Handle::X509 { ca, serials, tbs: self.hex()? })
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<String, BadRecord> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| BadRecord("a text is not UTF-8"))
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lease() -> impl Strategy<Value = Lease> {
+        let names = ("[a-z0-9][a-z0-9-]{0,62}", "[a-z0-9][a-z0-9-]{0,62}", "[ -~äß]{1,200}", "[a-z0-9][a-z0-9-]{0,62}");
+        let numbers = (any::<u32>(), 0..5_usize, any::<u32>(), any::<bool>());
+        let times = (0..4_000_000_000_000_i64, -100..900_000_i64, 0..90_000_000_i64, prop::option::of(0..4_000_000_000_000_i64));
+        let serials = prop::collection::vec(("[0-9a-f]{2,40}", 0..4_000_000_000_i64), 0..9);
+        (any::<[u8; 16]>(), names, numbers, times, serials, "([0-9a-f]{32}|[ -~]{0,9})").prop_map(
+            |(id, (role, tenant, subject, ca), (version, state, generation, crl), (issued, ttl, renew, revoked), serials, tbs)| {
+                let issued_at = Timestamp::from_millisecond(issued).unwrap();
+                let second = |offset: i64| Timestamp::from_second(issued_at.as_second() + offset).unwrap();
+                Lease {
+                    id: LeaseId::from_bytes(id),
+                    version,
+                    role: role.parse().unwrap(),
+                    kind: CredentialKind::X509,
+                    tenant: tenant.parse().unwrap(),
+                    subject: subject.try_into().unwrap(),
+                    state: LeaseState::ALL[state],
+                    issued_at,
+                    expires_at: second(ttl),
+                    renew_until: second(renew),
+                    generation,
+                    reach: if crl { Reach::Crl } else { Reach::Expiry },
+                    live_until: second(ttl),
+                    revoked_at: revoked.map(|at| Timestamp::from_millisecond(at).unwrap()),
+                    handle: Handle::X509 {
+                        ca: ca.parse().unwrap(),
+                        serials: serials
+                            .into_iter()
+                            .map(|(serial, at)| LiveSerial { serial, not_after: Timestamp::from_second(at).unwrap() })
+                            .collect(),
+                        tbs,
+                    },
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_decodes_to_the_same_with_and_without_a_request_key(lease in lease(), key in any::<[u8; 16]>()) {
+            let record = encode(&lease);
+            prop_assert_eq!(decode(lease.id, &record), Ok(lease.clone()));
+            let mut keyed = record;
+            keyed[6] = 1;
+            keyed.splice(HEADER..HEADER, key);
+            prop_assert_eq!(decode(lease.id, &keyed), Ok(lease));
+        }
+
+        #[test]
+        fn a_cut_or_foreign_record_is_an_error_and_no_panic(lease in lease(), cut in any::<prop::sample::Index>(), noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            let record = encode(&lease);
+            prop_assert!(decode(lease.id, &record[..cut.index(record.len())]).is_err());
+            let _ = decode(lease.id, &noise);
+            let mut framed = vec![FORMAT, 0, 0, 0, 1, 1, 0];
+            framed.extend(noise);
+            let _ = decode(lease.id, &framed);
+        }
+    }
+
+    #[test]
+    fn another_format_is_refused() {
+        assert_eq!(
+            decode(LeaseId::from_bytes([0; 16]), &[2, 0, 0, 0, 1, 1, 0]),
+            Err(BadRecord("its format is of another version of this service"))
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! The scripts: each is one atomic step on one partition, or on one CA's revocation list.
+
+use std::sync::LazyLock;
+
+use redis::{Arg, Cmd, Script};
+
+macro_rules! partition_script {
+    ($(#[$doc:meta])* $name:ident, $file:literal) => {
+        $(#[$doc])*
+        pub static $name: LazyLock<Text> = LazyLock::new(|| Text::new(concat!(include_str!("lua/common.lua"), include_str!($file))));
+    };
+}
+
+macro_rules! ca_script {
+    ($(#[$doc:meta])* $name:ident, $file:literal) => {
+        $(#[$doc])*
+        pub static $name: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!($file)));
+    };
+}
+
+/// A script with the name that Redis knows it by.
+pub struct Text {
+    source: &'static str,
+    /// SHA-1 over the source, lower-case hex.
+    sha: String,
+}
+
+impl Text {
+    fn new(source: &'static str) -> Self {
+        Self { source, sha: Script::new(source).get_hash().to_owned() }
+    }
+
+    /// A call by name, on the keys of one stem; its arguments are added to it.
+    pub fn on(&self, stem: &str) -> Cmd {
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(&self.sha).arg(1).arg(stem);
+        call
+    }
+
+    /// The same call with the source, for a server that does not know the script; it does from then on.
+    pub fn with_source(&self, call: &Cmd) -> Cmd {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(self.source);
+        for argument in call.args_iter().skip(2) {
+            if let Arg::Simple(bytes) = argument {
+                eval.arg(bytes);
+            }
+        }
+        eval
+    }
+}
+
+partition_script!(
+    /// Stores a new lease.
+    PUT, "lua/put.lua"
+);
+partition_script!(
+    /// Compare-and-set.
+    SWAP, "lua/swap.lua"
+);
+partition_script!(
+    /// Writes what was lost.
+    RESTORE, "lua/restore.lua"
+);
+partition_script!(
+    /// Removes what has ended.
+    PURGE, "lua/purge.lua"
+);
+partition_script!(
+    /// Ids in order.
+    LIST, "lua/list.lua"
+);
+partition_script!(
+    /// Ids whose time has come.
+    DUE, "lua/due.lua"
+);
+partition_script!(
+    /// Counts.
+    STATS, "lua/stats.lua"
+);
+ca_script!(
+    /// Adds to a revocation list.
+    CRL_ADD, "lua/crl_add.lua"
+);
+ca_script!(
+    /// Reads a revocation list.
+    CRL_LIST, "lua/crl_list.lua"
+);
+ca_script!(
+    /// Forgets expired serials.
+    CRL_PURGE, "lua/crl_purge.lua"
+);

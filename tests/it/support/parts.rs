@@ -153,6 +153,12 @@ fn a_process_ends_with_its_value() {
 }
 
 #[test]
+fn a_program_says_how_it_ended() {
+    let ran = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]));
+    assert_eq!((ran.ok, ran.code, ran.all().as_str()), (false, Some(3), "out\nerr\n"));
+}
+
+#[test]
 #[should_panic(expected = "run scripts/setup")]
 fn a_missing_program_says_what_to_do() {
     run(&mut Command::new("daypass-no-such-program"));

@@ -20,6 +20,8 @@
 
 pub mod audit;
 pub mod authn;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod issuer;
 pub mod model;

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The client: gets, shows, renews and revokes short-lived credentials.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daypass::cli::run(std::env::args_os().collect()).into()
+}

@@ -3,6 +3,7 @@
 
 mod audit;
 mod authn;
+mod cli;
 mod e2e;
 mod policy;
 mod store;

@@ -1,0 +1,539 @@
+//! The command line, as a type. Names, flags and values are a contract.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    client::{settings::Flags, types},
+    model::{
+        lease::LeaseId,
+        name::{RoleName, TenantName},
+    },
+};
+
+/// How many leases `lease list` shows when nothing else is said.
+pub const DEFAULT_LIST: u32 = 100;
+
+/// The most leases that `lease list` shows.
+pub const MAX_LIST: u32 = 100_000;
+
+/// How many records `audit tail` shows when nothing else is said.
+pub const DEFAULT_TAIL: u32 = 100;
+
+/// The most records that `audit tail --last` shows.
+pub const MAX_TAIL: u32 = 10_000;
+
+/// The longest request id, in bytes.
+pub const MAX_REQUEST_ID: usize = 128;
+
+/// The longest reason, in bytes.
+pub const MAX_REASON: usize = 256;
+
+const EXAMPLES: &str = "\
+Examples:
+  daypass whoami                          who you are, and which roles you may have
+  daypass issue web --out tls             a key and a certificate into tls/
+  daypass issue web --ttl 15m -o json     the same as one JSON object on stdout
+  daypass lease list --state active       what is out
+  daypass lease revoke --role web --dry-run
+
+Environment (a flag wins over it):
+  DAYPASS_ADDR                            host:port of daypassd
+  DAYPASS_CA                              CAs to trust for the server, PEM; else the system's
+  DAYPASS_CERT, DAYPASS_KEY               your client certificate and its key, PEM
+  DAYPASS_TOKEN or DAYPASS_TOKEN_FILE     your OIDC token, or the file that holds it
+
+Exit codes:
+  0 done, 2 usage, 3 not authenticated, 4 denied, 5 not found,
+  6 unavailable or timed out, 1 anything else";
+
+/// Short-lived credentials from daypassd: scoped, on record, revocable.
+#[derive(Debug, Parser)]
+#[command(name = "daypass", version, after_help = EXAMPLES, max_term_width = 100, propagate_version = false)]
+pub struct Args {
+    /// Where the server is and who asks.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// The server, as host:port [env: DAYPASS_ADDR]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    addr: Option<String>,
+    /// The CAs to trust for the server, PEM [env: DAYPASS_CA; default: the system's]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    ca: Option<PathBuf>,
+    /// Your client certificate, PEM, leaf first [env: DAYPASS_CERT]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    cert: Option<PathBuf>,
+    /// Its private key, PEM [env: DAYPASS_KEY]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    key: Option<PathBuf>,
+    /// The file that holds your OIDC token [env: DAYPASS_TOKEN_FILE, or the token itself in DAYPASS_TOKEN]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+    /// How long a call may take, its retries included
+    #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
+}
+
+impl From<Connection> for Flags {
+    fn from(flags: Connection) -> Self {
+        let Connection { addr, ca, cert, key, token_file, timeout } = flags;
+        Self { addr, ca, cert, key, token_file, timeout: Some(timeout) }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Who the server says you are, and which roles you may have
+    Whoami {
+        /// How to print it: text or json
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+        output: TextFormat,
+    },
+    /// Get a credential for a role
+    Issue(Issue),
+    /// Why you may, or may not, have a role
+    Explain {
+        /// The role
+        role: String,
+        /// How to print it: text or json
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+        output: TextFormat,
+    },
+    /// See, renew and revoke what is out
+    #[command(subcommand)]
+    Lease(Lease),
+    /// Read and verify the record
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example, for bash:\n  daypass completions bash > ~/.local/share/bash-completion/completions/daypass")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `issue`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Without --out, the key and the certificates go to stdout. With --out, DIR gets
+tls.crt (the certificate and its chain), tls.key (mode 0600) and ca.crt (the CAs
+that verify it). The private key is made here and never leaves this machine.
+
+Examples:
+  daypass issue web --out tls
+  daypass issue web --ttl 15m --out tls -o json
+  eval \"$(daypass issue web --out tls -o env)\"   sets DAYPASS_TLS_CERT and more
+  daypass issue web --csr mine.csr --out tls     for a key that you keep elsewhere")]
+pub struct Issue {
+    /// The role; `daypass whoami` lists those you may have
+    pub role: String,
+    /// What the credential is like and where it goes.
+    #[command(flatten)]
+    pub making: Making,
+    /// Repeating the same id gives the same lease, never a second one [default: a random one]
+    #[arg(long, value_name = "ID", value_parser = request_id)]
+    pub request_id: Option<String>,
+}
+
+/// What `issue` and `lease renew` have in common.
+#[derive(Debug, ClapArgs)]
+pub struct Making {
+    /// How long it shall live, for example 15m or 1h30m [default: the role's]
+    #[arg(long, value_name = "SPAN", value_parser = ttl)]
+    pub ttl: Option<SignedDuration>,
+    /// Write tls.crt, tls.key and ca.crt into this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// A certificate request (PKCS #10, PEM or DER) of your own; then no key is made
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub csr: Option<PathBuf>,
+    /// How to print it: text, json or env
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    pub output: IssueFormat,
+}
+
+/// `lease`.
+#[derive(Debug, Subcommand)]
+pub enum Lease {
+    /// List leases, oldest first
+    #[command(after_help = "\
+Examples:
+  daypass lease list --state active --role web
+  daypass lease list --issued-before 2h -o json | jq -r '.[].id'")]
+    List(List),
+    /// Show one lease
+    Get {
+        /// The lease's id
+        #[arg(value_parser = lease_id)]
+        id: String,
+        /// How to print it: text or json
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+        output: TextFormat,
+    },
+    /// Get a new credential under your own lease
+    #[command(after_help = "Example:\n  daypass lease renew 0192f0c1-7b5a-7000-8000-000000000000 --out tls")]
+    Renew {
+        /// The lease's id
+        #[arg(value_parser = lease_id)]
+        id: String,
+        /// What the credential is like and where it goes.
+        #[command(flatten)]
+        making: Making,
+    },
+    /// Revoke leases, by id or by what they have in common
+    #[command(after_help = "\
+By id they are revoked one by one. By a filter they are counted first; without
+--yes nothing is revoked. One failure never stops the rest; the exit code is 1.
+
+Examples:
+  daypass lease revoke 0192f0c1-7b5a-7000-8000-000000000000 --reason 'key lost'
+  daypass lease revoke --tenant acme --dry-run
+  daypass lease revoke --role web --issued-before 2h --yes")]
+    Revoke(Revoke),
+}
+
+/// `lease list`.
+#[derive(Debug, ClapArgs)]
+pub struct List {
+    /// Which.
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Only those in this state
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Show at most this many
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIST, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LIST)))]
+    pub limit: u32,
+    /// How to print them: table, or json (an array)
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    pub output: TableFormat,
+}
+
+/// Which leases.
+#[derive(Debug, ClapArgs)]
+pub struct Filter {
+    /// Only those of this role
+    #[arg(long, value_parser = name::<RoleName>)]
+    pub role: Option<String>,
+    /// Only those of this tenant
+    #[arg(long, value_parser = name::<TenantName>)]
+    pub tenant: Option<String>,
+    /// Only those of this holder, exactly as `lease list` shows it
+    #[arg(long)]
+    pub subject: Option<String>,
+    /// Only those issued before this time (2026-01-31T12:00:00Z) or longer ago than this span (2h)
+    #[arg(long, value_name = "TIME")]
+    pub issued_before: Option<Before>,
+}
+
+impl Filter {
+    /// Whether any flag is set.
+    pub fn is_empty(&self) -> bool {
+        let Self { role, tenant, subject, issued_before } = self;
+        role.is_none() && tenant.is_none() && subject.is_none() && issued_before.is_none()
+    }
+
+    /// As the client takes it, with spans counted back from `now`.
+    pub fn resolve(self, state: Option<State>, now: Timestamp) -> Result<types::LeaseFilter, jiff::Error> {
+        let Self { role, tenant, subject, issued_before } = self;
+        let issued_before = issued_before.map(|before| before.resolve(now)).transpose()?;
+        Ok(types::LeaseFilter { role, tenant, subject, state: state.map(Into::into), issued_before })
+    }
+}
+
+/// `lease revoke`.
+#[derive(Debug, ClapArgs)]
+pub struct Revoke {
+    /// The leases' ids
+    #[arg(value_name = "ID", value_parser = lease_id, conflicts_with_all = ["role", "tenant", "subject", "issued_before", "dry_run"])]
+    pub ids: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Only count
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Really revoke all that match
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
+    pub reason: String,
+    /// How to print the outcome: text or json
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    pub output: TextFormat,
+}
+
+/// `audit`.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Show the newest records, or follow them
+    #[command(after_help = "\
+With -o json each line is one record, exactly as the log has it.
+
+Examples:
+  daypass audit tail --last 20
+  daypass audit tail --follow -o json | jq 'select(.outcome == \"denied\")'")]
+    Tail {
+        /// Go on with new records
+        #[arg(long, short)]
+        follow: bool,
+        /// Start with the newest records: this many [default: 100]
+        #[arg(long, value_name = "N", conflicts_with = "after_seq", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TAIL)))]
+        last: Option<u32>,
+        /// Start after this sequence number; 0 means from the oldest
+        #[arg(long, value_name = "SEQ")]
+        after_seq: Option<u64>,
+        /// How to print them: text or json
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+        output: TextFormat,
+    },
+    /// Verify the hash chain of an audit log, offline
+    #[command(
+        after_help = "Exits with 1 and names the record when anything was changed.\n\nExample:\n  daypass audit verify .daypass/audit"
+    )]
+    Verify {
+        /// The log's directory, or one file of it
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// How to print the outcome: text or json
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+        output: TextFormat,
+    },
+}
+
+/// Text or JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum TextFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A table or JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum TableFormat {
+    /// For people.
+    #[default]
+    #[value(alias = "text")]
+    Table,
+    /// For programs: an array.
+    Json,
+}
+
+/// How a credential is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum IssueFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For a shell's eval; needs --out.
+    Env,
+}
+
+/// Where a lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it, and doc comments would become help")]
+pub enum State {
+    Pending,
+    Active,
+    Revoking,
+    Revoked,
+    Expired,
+}
+
+impl From<State> for types::LeaseState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending => Self::Pending,
+            State::Active => Self::Active,
+            State::Revoking => Self::Revoking,
+            State::Revoked => Self::Revoked,
+            State::Expired => Self::Expired,
+        }
+    }
+}
+
+/// A time, or a span before now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// A time.
+    At(Timestamp),
+    /// This long ago.
+    Ago(SignedDuration),
+}
+
+impl Before {
+    /// The time, counted back from `now`.
+    pub fn resolve(self, now: Timestamp) -> Result<Timestamp, jiff::Error> {
+        match self {
+            Self::At(at) => Ok(at),
+            Self::Ago(span) => now.checked_sub(span),
+        }
+    }
+}
+
+impl FromStr for Before {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(at) = text.parse() {
+            return Ok(Self::At(at));
+        }
+        span(text).map(Self::Ago).map_err(|_| "write a time like 2026-01-31T12:00:00Z, or a span like 2h".to_owned())
+    }
+}
+
+/// A span of zero or more: "15m", "1h30m", "90s"; a bare number is seconds.
+fn span(text: &str) -> Result<SignedDuration, String> {
+    let text = text.trim();
+    let wrong = || "write a span like 15m, 90s or 1h30m".to_owned();
+    let found = match text.parse::<u32>() {
+        Ok(seconds) => SignedDuration::from_secs(seconds.into()),
+        Err(_) => text.parse().map_err(|_| wrong())?,
+    };
+    if found.is_negative() { Err(wrong()) } else { Ok(found) }
+}
+
+fn ttl(text: &str) -> Result<SignedDuration, String> {
+    let found = span(text)?;
+    if found.as_secs() < 1 || found.subsec_nanos() != 0 {
+        return Err("it must be whole seconds, and at least one".to_owned());
+    }
+    Ok(found)
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let found = Duration::try_from(span(text)?).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(1)..=Duration::from_secs(3600);
+    if !allowed.contains(&found) {
+        return Err("it must be between 1ms and 1h".to_owned());
+    }
+    Ok(found)
+}
+
+fn request_id(text: &str) -> Result<String, String> {
+    let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    if text.is_empty() || text.len() > MAX_REQUEST_ID || !printable {
+        return Err(format!("it must be 1 to {MAX_REQUEST_ID} printable ASCII characters"));
+    }
+    Ok(text.to_owned())
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.len() > MAX_REASON {
+        return Err(format!("it must be at most {MAX_REASON} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+fn lease_id(text: &str) -> Result<String, String> {
+    text.parse::<LeaseId>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn name<N: FromStr<Err: ToString>>(text: &str) -> Result<String, String> {
+    text.parse::<N>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const ID: &str = "0192f0c1-7b5a-7000-8000-000000000000";
+
+    fn parses(line: &str) -> bool {
+        Args::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contracts_commands_parse() {
+        for line in [
+            "daypass whoami",
+            "daypass whoami -o json",
+            "daypass issue web --ttl 15m --out d --csr f -o env --request-id a-1",
+            "daypass --addr h:1 issue web --timeout 3s",
+            "daypass issue web --addr h:1 --ca a --cert b --key c --token-file d",
+            "daypass explain web -o json",
+            "daypass lease list --role web --tenant a --subject s --state active --issued-before 2h --limit 5 -o table",
+            "daypass audit tail --follow --last 5 -o json",
+            "daypass audit tail --after-seq 0",
+            "daypass audit verify p",
+            "daypass completions bash",
+            &format!("daypass lease get {ID} -o json"),
+            &format!("daypass lease renew {ID} --ttl 1h30m --out d --csr f -o json"),
+            &format!("daypass lease revoke {ID} {ID} --reason x -o json"),
+            "daypass lease revoke --role web --tenant a --subject s --issued-before 2026-01-31T12:00:00Z --dry-run --yes",
+        ] {
+            assert!(parses(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_does_not_parse() {
+        for line in [
+            "daypass issue",
+            "daypass issue web --token x",
+            "daypass issue web --ttl 0s",
+            "daypass issue web --ttl -5m",
+            "daypass issue web --ttl 1500ms",
+            "daypass issue web -o yaml",
+            "daypass lease get nonsense",
+            "daypass lease list --limit 0",
+            "daypass lease list --state gone",
+            "daypass lease list --role No_Such",
+            "daypass audit tail --last 5 --after-seq 3",
+            "daypass audit tail --last 10001",
+            "daypass whoami --timeout 0s",
+            &format!("daypass lease revoke {ID} --role web"),
+            &format!("daypass lease revoke {ID} --dry-run"),
+            &format!("daypass issue web --request-id {}", "x".repeat(129)),
+            &format!("daypass lease revoke {ID} --reason {}", "x".repeat(257)),
+        ] {
+            assert!(!parses(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn spans() {
+        for (text, seconds) in
+            [("15m", 900), ("1h30m", 5_400), ("90s", 90), ("1h 30m", 5_400), ("90", 90), ("PT5M", 300), ("2 hours", 7_200)]
+        {
+            assert_eq!(span(text), Ok(SignedDuration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "m", "-5m", "5 parsecs", "15m ago", "1e9", "99999999999"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn before_is_a_time_or_a_span_ago() {
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        let at = |text: &str| text.parse::<Before>().unwrap().resolve(now).unwrap().to_string();
+        assert_eq!(at("2h"), "2026-01-31T10:00:00Z");
+        assert_eq!(at("2025-12-31T00:00:00+01:00"), "2025-12-30T23:00:00Z");
+        assert!("yesterday".parse::<Before>().is_err());
+    }
+}

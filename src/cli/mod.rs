@@ -1,0 +1,139 @@
+//! The command line: parse, call, print, exit code.
+
+pub mod args;
+mod audit;
+pub mod exit;
+mod files;
+mod issue;
+mod lease;
+mod output;
+mod usage;
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, BufWriter, Write},
+};
+
+use clap::{CommandFactory, Parser};
+
+use self::{
+    args::{Args, Audit, Command, Connection, Issue, IssueFormat, Lease, List, Making, Revoke, TableFormat, TextFormat},
+    exit::{Exit, Outcome, Stop},
+};
+use crate::{
+    client::{
+        Client,
+        error::{Error, Kind, Result},
+        settings::Settings,
+    },
+    clock::{Clock, SystemClock},
+};
+
+/// Runs one command with the process's own arguments, environment and streams.
+pub fn run(words: Vec<OsString>) -> Exit {
+    let wants_json = usage::wants_json(&words);
+    let args = match Args::try_parse_from(words) {
+        Ok(args) => args,
+        Err(error) => return usage::tell(&error, wants_json),
+    };
+    let as_json = args.command.is_json();
+    let mut out = BufWriter::new(io::stdout());
+    let outcome = dispatch(args, &mut out).and_then(|exit| Ok(out.flush().map(|()| exit)?));
+    match outcome {
+        Ok(exit) => exit,
+        Err(Stop::ClosedPipe) => Exit::Done,
+        Err(Stop::Error(error)) => {
+            output::error(&error, as_json);
+            error.kind().into()
+        }
+    }
+}
+
+fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
+    let Args { connection, command } = args;
+    match command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "daypass", &mut script);
+            out.write_all(&script)?;
+            Ok(Exit::Done)
+        }
+        Command::Audit(Audit::Verify { path, output }) => audit::verify(&path, output, out),
+        command => {
+            // One thread is enough for one caller; a name that does not resolve must not hold up the exit.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| Error::new(Kind::Other, "SYSTEM", format!("this system gives no event loop: {error}")))?;
+            let outcome = runtime.block_on(call(connection, command, out));
+            runtime.shutdown_background();
+            outcome
+        }
+    }
+}
+
+async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> Outcome {
+    let now = SystemClock.now();
+    let connect = || client(connection);
+    match command {
+        Command::Whoami { output } => {
+            let who = connect()?.who_am_i().await?;
+            match output {
+                TextFormat::Text => output::who_am_i(out, &who)?,
+                TextFormat::Json => output::json(out, &who)?,
+            }
+            Ok(Exit::Done)
+        }
+        Command::Explain { role, output } => {
+            issue::check_role(&role)?;
+            let explanation = connect()?.explain(&role).await?;
+            match output {
+                TextFormat::Text => output::explanation(out, &role, &explanation)?,
+                TextFormat::Json => output::json(out, &explanation)?,
+            }
+            Ok(Exit::Done)
+        }
+        Command::Issue(args) => issue::issue(connect, args, out).await,
+        Command::Lease(Lease::Renew { id, making }) => issue::renew(connect, id, making, out).await,
+        Command::Lease(Lease::List(args)) => lease::list(&mut connect()?, args, now, out).await,
+        Command::Lease(Lease::Get { id, output }) => lease::get(&mut connect()?, &id, output, out).await,
+        Command::Lease(Lease::Revoke(args)) => {
+            if args.ids.is_empty() && args.filter.is_empty() {
+                return Err(Error::usage("say which leases: by id, or by --role, --tenant, --subject or --issued-before").into());
+            }
+            lease::revoke(&mut connect()?, args, now, out).await
+        }
+        Command::Audit(Audit::Tail { follow, last, after_seq, output }) => {
+            audit::tail(&mut connect()?, follow, last, after_seq, output, out).await
+        }
+        Command::Audit(Audit::Verify { .. }) | Command::Completions { .. } => {
+            Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into())
+        }
+    }
+}
+
+/// A client by the flags and the environment; warnings go to standard error.
+fn client(connection: Connection) -> Result<Client> {
+    let settings = Settings::load(connection.into(), &|name| env::var_os(name))?;
+    for warning in &settings.warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+    Client::new(settings)
+}
+
+impl Command {
+    /// Whether its output, and so its error, is JSON.
+    fn is_json(&self) -> bool {
+        match self {
+            Self::Whoami { output }
+            | Self::Explain { output, .. }
+            | Self::Lease(Lease::Get { output, .. } | Lease::Revoke(Revoke { output, .. }))
+            | Self::Audit(Audit::Tail { output, .. } | Audit::Verify { output, .. }) => *output == TextFormat::Json,
+            Self::Issue(Issue { making: Making { output, .. }, .. }) | Self::Lease(Lease::Renew { making: Making { output, .. }, .. }) => {
+                *output == IssueFormat::Json
+            }
+            Self::Lease(Lease::List(List { output, .. })) => *output == TableFormat::Json,
+            Self::Completions { .. } => false,
+        }
+    }
+}

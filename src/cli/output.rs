@@ -1,0 +1,233 @@
+//! What is printed, and how: text that a terminal may show, JSON, shell lines.
+
+use std::io::{self, Write};
+
+use jiff::{Timestamp, Unit};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::client::{
+    error::Error,
+    text::one_line,
+    types::{Explanation, Lease, Reach, WhoAmI},
+};
+
+/// One JSON value, indented, with a line end.
+pub fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// An error on standard error: one line. Nothing is left to do when even that fails.
+pub fn error(error: &Error, as_json: bool) {
+    let line = match as_json {
+        true => json!({"error": {"code": error.code(), "message": error.message()}}).to_string(),
+        false => format!("daypass: {}", one_line(error.message())),
+    };
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A remark on standard error: one line.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "daypass: {}", one_line(text));
+}
+
+/// `whoami`.
+pub fn who_am_i(out: &mut dyn Write, who: &WhoAmI) -> io::Result<()> {
+    let WhoAmI { subject, tenant, method, authority, expires_at, claims, peer, roles } = who;
+    field(out, "subject", subject)?;
+    field(out, "tenant", tenant)?;
+    field(out, "method", &format!("{method} ({authority})"))?;
+    if !peer.is_empty() {
+        field(out, "peer", peer)?;
+    }
+    if let Some(at) = expires_at {
+        field(out, "expires", &at.to_string())?;
+    }
+    field(out, "roles", &if roles.is_empty() { "none: ask for a policy that permits you one".to_owned() } else { roles.join(", ") })?;
+    for (name, value) in claims {
+        field(out, "claim", &format!("{name} = {value}"))?;
+    }
+    Ok(())
+}
+
+/// `explain`.
+pub fn explanation(out: &mut dyn Write, role: &str, explanation: &Explanation) -> io::Result<()> {
+    let Explanation { allowed, reason, policies, policy_version } = explanation;
+    let verdict = match allowed {
+        true => format!("{role}: allowed"),
+        false => format!("{role}: denied ({reason})"),
+    };
+    writeln!(out, "{} by policy {}", one_line(&verdict), one_line(policy_version))?;
+    for policy in policies {
+        let holds = if policy.satisfied { "applies" } else { "does not apply" };
+        writeln!(out, "  {} {} (line {}) {holds}", one_line(&policy.effect), one_line(&policy.id), policy.line)?;
+        for failed in &policy.failed {
+            let why = if failed.absent { "cannot be told, a claim is absent" } else { "does not hold" };
+            let claims = if failed.claims.is_empty() { String::new() } else { format!(" [{}]", one_line(&failed.claims.join(", "))) };
+            writeln!(out, "    {why}: {}{}", one_line(&failed.condition), claims)?;
+        }
+    }
+    if policies.is_empty() {
+        writeln!(out, "  no policy speaks of it, and what is absent is denied")?;
+    }
+    Ok(())
+}
+
+/// One lease, field by field.
+pub fn lease(out: &mut dyn Write, lease: &Lease) -> io::Result<()> {
+    field(out, "lease", &lease.id)?;
+    field(out, "role", &lease.role)?;
+    field(out, "kind", lease.kind.as_str())?;
+    field(out, "tenant", &lease.tenant)?;
+    field(out, "subject", &lease.subject)?;
+    field(out, "state", lease.state.as_str())?;
+    field(out, "issued", &lease.issued_at.to_string())?;
+    field(out, "expires", &lease.expires_at.to_string())?;
+    if let (true, Some(until)) = (lease.renewable, lease.renew_until) {
+        field(out, "renewable", &format!("until {until}"))?;
+    } else {
+        field(out, "renewable", if lease.renewable { "yes" } else { "no" })?;
+    }
+    if let Some(at) = lease.revoked_at {
+        field(out, "revoked", &at.to_string())?;
+    }
+    field(out, "revocation", &reach(lease))?;
+    if !lease.serial.is_empty() {
+        field(out, "serial", &lease.serial)?;
+    }
+    Ok(())
+}
+
+/// One line for each lease, under a head.
+pub fn table(out: &mut dyn Write, leases: &[Lease]) -> io::Result<()> {
+    let head = ["ID", "ROLE", "TENANT", "STATE", "ISSUED", "EXPIRES", "SUBJECT"].map(str::to_owned);
+    let rows = leases.iter().map(|lease| {
+        let state = lease.state.as_str().to_owned();
+        let (issued, expires) = (seconds(lease.issued_at), seconds(lease.expires_at));
+        [one_line(&lease.id), one_line(&lease.role), one_line(&lease.tenant), state, issued, expires, one_line(&lease.subject)]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    for row in &rows {
+        let mut line = String::new();
+        for (text, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{text:width$}  "));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// How far a revocation of the lease reaches, in a few words.
+pub fn reach(lease: &Lease) -> String {
+    let until = lease.revocation.live_until;
+    match lease.revocation.reach {
+        Reach::Crl => format!("by CRL; may be accepted until {until}"),
+        Reach::Expiry => format!("not before it expires; may be accepted until {until}"),
+    }
+}
+
+/// A line that a POSIX shell reads as an assignment of exactly this value.
+pub fn export(out: &mut dyn Write, name: &str, value: &str) -> io::Result<()> {
+    writeln!(out, "export {name}={}", shell_quoted(value))
+}
+
+/// In single quotes, inside of which a shell reads nothing but the end quote.
+fn shell_quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
+}
+
+fn field(out: &mut dyn Write, name: &str, value: &str) -> io::Result<()> {
+    writeln!(out, "{name:<11} {}", one_line(value))
+}
+
+fn seconds(at: Timestamp) -> String {
+    at.round(Unit::Second).unwrap_or(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::client::types::{CredentialKind, LeaseState, Revocation};
+
+    fn sample() -> Lease {
+        Lease {
+            id: "0192f0c1-7b5a-7000-8000-000000000000".to_owned(),
+            role: "web".to_owned(),
+            kind: CredentialKind::X509,
+            tenant: "acme".to_owned(),
+            subject: "spiffe://a/\u{1b}[31mb".to_owned(),
+            state: LeaseState::Active,
+            issued_at: "2026-01-31T12:00:00.123Z".parse().unwrap(),
+            expires_at: "2026-01-31T12:15:00Z".parse().unwrap(),
+            renewable: true,
+            revocation: Revocation { reach: Reach::Crl, live_until: "2026-01-31T12:15:00Z".parse().unwrap() },
+            generation: 1,
+            renew_until: None,
+            revoked_at: None,
+            serial: "0a".to_owned(),
+        }
+    }
+
+    fn text(print: impl Fn(&mut dyn Write) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        print(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_table_has_a_head_columns_and_no_escapes() {
+        let shown = text(|out| table(out, &[sample()]));
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0].find("ROLE"), lines[1].find("web"));
+        assert!(lines[1].contains("2026-01-31T12:00:00Z") && lines[1].ends_with("spiffe://a/\u{fffd}[31mb"));
+        assert_eq!(text(|out| table(out, &[])).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_lease_as_text_keeps_no_escapes() {
+        let shown = text(|out| lease(out, &sample()));
+        assert!(shown.contains("expires     2026-01-31T12:15:00Z\n"), "{shown}");
+        assert!(!shown.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn an_explanation_says_what_failed() {
+        let explained = Explanation {
+            allowed: false,
+            reason: "DENIED".to_owned(),
+            policies: vec![crate::client::types::ConsideredPolicy {
+                id: "deploy".to_owned(),
+                effect: "permit".to_owned(),
+                satisfied: false,
+                line: 12,
+                failed: vec![crate::client::types::FailedCondition {
+                    condition: "context.claims.ref == \"refs/heads/main\"".to_owned(),
+                    claims: vec!["ref".to_owned()],
+                    absent: false,
+                }],
+            }],
+            policy_version: "0123456789ab".to_owned(),
+        };
+        let shown = text(|out| explanation(out, "web", &explained));
+        assert!(shown.starts_with("web: denied (DENIED) by policy 0123456789ab\n"), "{shown}");
+        assert!(shown.contains("does not hold: context.claims.ref == \"refs/heads/main\" [ref]"), "{shown}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn a_shell_reads_back_what_was_quoted(value in "[^\\x00]{0,40}") {
+            let script = text(|out| export(out, "X", &value)) + "printf %s \"$X\"";
+            let run = Command::new("sh").arg("-c").arg(script).output().unwrap();
+            prop_assert_eq!(run.stdout, value.into_bytes());
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Where the server is and who is asking: from flags, then from the environment.
+
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tonic::metadata::{Ascii, MetadataValue};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::error::{Error, Result};
+
+/// How long a call may take, its connection and its repetitions included, when nothing else is said.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest file of certificates, key or token that is read, in bytes.
+pub const MAX_FILE: u64 = 1 << 20;
+
+/// The longest token, in bytes; servers bound their headers.
+pub const MAX_TOKEN: usize = 16 * 1024;
+
+/// What the command line says; each one wins over the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--addr`.
+    pub addr: Option<String>,
+    /// `--ca`.
+    pub ca: Option<PathBuf>,
+    /// `--cert`.
+    pub cert: Option<PathBuf>,
+    /// `--key`.
+    pub key: Option<PathBuf>,
+    /// `--token-file`.
+    pub token_file: Option<PathBuf>,
+    /// `--timeout`.
+    pub timeout: Option<Duration>,
+}
+
+/// Everything that a connection needs, read and checked.
+pub struct Settings {
+    /// Where the server is.
+    pub address: Address,
+    /// Whom to trust.
+    pub roots: Roots,
+    /// Who is asking, by certificate.
+    pub identity: Option<ClientCertificate>,
+    /// Who is asking, by token.
+    pub token: Option<Token>,
+    /// How long a call may take.
+    pub timeout: Duration,
+    /// What the user should know; one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Whom to trust for the server's certificate.
+pub enum Roots {
+    /// The system's.
+    System,
+    /// Only these.
+    Only {
+        /// The setting that named them, with its path, for messages.
+        source: String,
+        /// The certificates; at least one.
+        certificates: Vec<CertificateDer<'static>>,
+    },
+}
+
+/// A client certificate with its key.
+pub struct ClientCertificate {
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key; rustls wipes it when it drops it.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// A bearer token, as the value of an `authorization` header that libraries do not print.
+#[derive(Clone)]
+pub struct Token(MetadataValue<Ascii>);
+
+impl Token {
+    /// The header's value.
+    pub(super) fn header(&self) -> MetadataValue<Ascii> {
+        self.0.clone()
+    }
+}
+
+/// Nothing of it.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// A server's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// A host name or an IP address, without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    /// From `host:port` or `https://host[:port]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "write host:port, for example 127.0.0.1:7443";
+        let (url, bare) = match text.split_once("://") {
+            Some(("https", _)) => (text.to_owned(), false),
+            Some((scheme, _)) => return Err(format!("daypass speaks TLS only, not {scheme}://; {example}")),
+            None => (format!("https://{text}"), true),
+        };
+        let url = Url::parse(&url).map_err(|error| format!("{error}; {example}"))?;
+        let more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+        if more || !url.username().is_empty() || url.password().is_some() {
+            return Err(format!("there is more than a host and a port; {example}"));
+        }
+        if bare && url.port().is_none() && !text.trim_end_matches('/').ends_with(":443") {
+            return Err(format!("the port is missing; {example}"));
+        }
+        let host = url.host_str().ok_or_else(|| format!("the host is missing; {example}"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: url.port_or_known_default().unwrap_or(443) })
+    }
+}
+
+/// Reads the environment; a parameter, so that tests need not change the process's own.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl Settings {
+    /// From flags, then `DAYPASS_ADDR`, `DAYPASS_CA`, `DAYPASS_CERT`, `DAYPASS_KEY`, `DAYPASS_TOKEN` or
+    /// `DAYPASS_TOKEN_FILE`. An empty variable counts as unset.
+    ///
+    /// # Errors
+    /// A usage error that names the flag or variable, and the file, that is missing or wrong.
+    pub fn load(flags: Flags, env: Env<'_>) -> Result<Self> {
+        let Flags { addr, ca, cert, key, token_file, timeout } = flags;
+        let mut warnings = Vec::new();
+        let address = address(addr, env)?;
+        let roots = match Source::find(ca, "--ca", "DAYPASS_CA", env) {
+            Some(source) => Roots::Only { certificates: source.certificates()?, source: source.to_string() },
+            None => Roots::System,
+        };
+        let certificate = Source::find(cert, "--cert", "DAYPASS_CERT", env);
+        let identity = match (certificate, Source::find(key, "--key", "DAYPASS_KEY", env)) {
+            (Some(cert), Some(key)) => {
+                warnings.extend(key.warn_if_readable_by_others());
+                Some(ClientCertificate { chain: cert.certificates()?, key: key.private_key()? })
+            }
+            (None, None) => None,
+            (Some(cert), None) => return Err(Error::usage(format!("{cert} is set without its key: set DAYPASS_KEY or --key"))),
+            (None, Some(key)) => return Err(Error::usage(format!("{key} is set without its certificate: set DAYPASS_CERT or --cert"))),
+        };
+        let token = token(token_file, env)?;
+        Ok(Self { address, roots, identity, token, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT), warnings })
+    }
+}
+
+fn address(flag: Option<String>, env: Env<'_>) -> Result<Address> {
+    let (name, text) = match flag {
+        Some(text) => ("--addr", text),
+        None => match variable("DAYPASS_ADDR", env) {
+            Some(text) => ("DAYPASS_ADDR", text.to_string_lossy().into_owned()),
+            None => {
+                return Err(Error::usage(
+                    "no server is named: set DAYPASS_ADDR or --addr to its host:port (after `daypassd dev`: . .daypass/env.sh)",
+                ));
+            }
+        },
+    };
+    text.parse().map_err(|why| Error::usage(format!("{name} is no address: {why}")))
+}
+
+fn token(flag: Option<PathBuf>, env: Env<'_>) -> Result<Option<Token>> {
+    let (name, text) = match (flag.is_none(), variable("DAYPASS_TOKEN", env)) {
+        (true, Some(text)) => {
+            let text = text.into_string().map_err(|_| Error::usage("DAYPASS_TOKEN holds more than a token"))?;
+            ("DAYPASS_TOKEN".to_owned(), Zeroizing::new(text))
+        }
+        _ => match Source::find(flag, "--token-file", "DAYPASS_TOKEN_FILE", env) {
+            Some(source) => (source.to_string(), source.text()?),
+            None => return Ok(None),
+        },
+    };
+    bearer(&text).map(Some).ok_or_else(|| {
+        Error::usage(format!("{name} holds no token: it must be one line of at most {MAX_TOKEN} bytes without spaces, as your CI gave it"))
+    })
+}
+
+/// A token as a header's value (RFC 6750, section 2.1: only visible ASCII).
+fn bearer(text: &str) -> Option<Token> {
+    let token = text.trim();
+    if token.is_empty() || token.len() > MAX_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
+    }
+    let header = Zeroizing::new(format!("Bearer {token}"));
+    let mut value = MetadataValue::try_from(header.as_str()).ok()?;
+    value.set_sensitive(true);
+    Some(Token(value))
+}
+
+fn variable(name: &str, env: Env<'_>) -> Option<OsString> {
+    env(name).filter(|value| !value.is_empty())
+}
+
+/// A file, and the setting that named it.
+struct Source {
+    name: &'static str,
+    path: PathBuf,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.path.display())
+    }
+}
+
+impl Source {
+    fn find(flag: Option<PathBuf>, flag_name: &'static str, env_name: &'static str, env: Env<'_>) -> Option<Self> {
+        match flag {
+            Some(path) => Some(Self { name: flag_name, path }),
+            None => variable(env_name, env).map(|path| Self { name: env_name, path: path.into() }),
+        }
+    }
+
+    fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+        read_bounded(&self.path).map_err(|why| Error::usage(format!("{self} cannot be read: {why}")))
+    }
+
+    fn text(&self) -> Result<Zeroizing<String>> {
+        let bytes = self.bytes()?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Error::usage(format!("{self} is not text")))?;
+        Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
+        let bytes = self.bytes()?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+        match found {
+            Ok(found) if !found.is_empty() => Ok(found),
+            Ok(_) => Err(Error::usage(format!("{self} holds no certificate; it must be a PEM file (-----BEGIN CERTIFICATE-----)"))),
+            Err(_) => Err(Error::usage(format!("{self} is damaged: its PEM does not decode"))),
+        }
+    }
+
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>> {
+        PrivateKeyDer::from_pem_slice(&self.bytes()?).map_err(|_| {
+            Error::usage(format!("{self} holds no private key; it must be an unencrypted PEM file (-----BEGIN PRIVATE KEY-----)"))
+        })
+    }
+
+    fn warn_if_readable_by_others(&self) -> Option<String> {
+        let mode = fs::metadata(&self.path).ok()?.permissions().mode() & 0o7777;
+        (mode & 0o077 != 0).then(|| format!("others can read {self}, its mode is {mode:04o}; run: chmod 600 {}", self.path.display()))
+    }
+}
+
+/// A file's bytes, [`MAX_FILE`] at most.
+pub(crate) fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let file = fs::File::open(path).map_err(|error| plain(&error))?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("it is larger than {MAX_FILE} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// An IO error in plain words, without the number.
+pub(crate) fn plain(error: &std::io::Error) -> String {
+    use std::io::ErrorKind as K;
+    match error.kind() {
+        K::NotFound => "there is no such file".to_owned(),
+        K::PermissionDenied => "you may not (permission denied)".to_owned(),
+        K::IsADirectory => "it is a directory".to_owned(),
+        K::StorageFull => "the disk is full".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn load(flags: Flags, env: &[(&str, &str)]) -> Result<Settings> {
+        let env: HashMap<String, OsString> = env.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
+        Settings::load(flags, &|name| env.get(name).cloned())
+    }
+
+    fn fault(flags: Flags, env: &[(&str, &str)]) -> String {
+        let error = load(flags, env).err().expect("these settings are wrong");
+        assert_eq!(error.kind(), super::super::error::Kind::Usage);
+        error.message().to_owned()
+    }
+
+    #[test]
+    fn addresses() {
+        let good = [
+            ("127.0.0.1:7443", "127.0.0.1:7443"),
+            ("https://vend.example.org:7443", "vend.example.org:7443"),
+            ("https://vend.example.org", "vend.example.org:443"),
+            ("https://vend.example.org:7443/", "vend.example.org:7443"),
+            ("localhost:443", "localhost:443"),
+            ("[::1]:7443", "[::1]:7443"),
+        ];
+        for (text, shown) in good {
+            assert_eq!(text.parse::<Address>().map(|a| a.to_string()), Ok(shown.to_owned()), "{text}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            "http://localhost:7443",
+            "localhost:7443/x",
+            "u:p@localhost:1",
+            "localhost:99999",
+            "a b:1",
+            "localhost:7443?x",
+        ] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_empty_is_unset() {
+        let flags = Flags { addr: Some("flag:1".to_owned()), ..Flags::default() };
+        let env = [("DAYPASS_ADDR", "env:2"), ("DAYPASS_CA", ""), ("DAYPASS_TOKEN", ""), ("DAYPASS_CERT", "")];
+        let settings = load(flags, &env).unwrap();
+        assert_eq!(settings.address.to_string(), "flag:1");
+        assert!(settings.token.is_none() && settings.identity.is_none() && matches!(settings.roots, Roots::System));
+        assert_eq!(settings.timeout, DEFAULT_TIMEOUT);
+    }
+
+    #[test]
+    fn a_fault_names_the_setting_and_the_file() {
+        assert!(fault(Flags::default(), &[]).contains("DAYPASS_ADDR"));
+        let addr = ("DAYPASS_ADDR", "h:1");
+        let text = fault(Flags::default(), &[addr, ("DAYPASS_CA", "/nonexistent/ca.pem")]);
+        assert!(text.contains("DAYPASS_CA (/nonexistent/ca.pem)") && text.contains("no such file"), "{text}");
+        let flags = Flags { ca: Some("/nonexistent/x".into()), ..Flags::default() };
+        assert!(fault(flags, &[addr]).contains("--ca (/nonexistent/x)"));
+        assert!(fault(Flags::default(), &[addr, ("DAYPASS_CERT", "c.pem")]).contains("DAYPASS_KEY"));
+        assert!(fault(Flags::default(), &[addr, ("DAYPASS_KEY", "k.pem")]).contains("DAYPASS_CERT"));
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        fs::write(&empty, "").unwrap();
+        assert!(fault(Flags::default(), &[addr, ("DAYPASS_CA", empty.to_str().unwrap())]).contains("no certificate"));
+        assert!(fault(Flags::default(), &[addr, ("DAYPASS_TOKEN_FILE", empty.to_str().unwrap())]).contains("no token"));
+        let large = dir.path().join("large");
+        fs::File::create(&large).unwrap().set_len(MAX_FILE + 1).unwrap();
+        assert!(fault(Flags::default(), &[addr, ("DAYPASS_CA", large.to_str().unwrap())]).contains("larger than"));
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_never_printed() {
+        let settings = load(Flags::default(), &[("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", "ey.canary.sig\n")]).unwrap();
+        let token = settings.token.unwrap();
+        assert_eq!(token.header().to_str().unwrap(), "Bearer ey.canary.sig");
+        assert!(!format!("{token:?} {:?}", token.header()).contains("canary"));
+        for bad in ["two words", "caf\u{e9}", "a\u{7}b", &"x".repeat(MAX_TOKEN + 1)] {
+            let text = fault(Flags::default(), &[("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", bad)]);
+            assert!(text.contains("DAYPASS_TOKEN") && !text.contains(bad), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_token_flag_wins_and_the_variable_wins_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        fs::write(&file, "from-file\n").unwrap();
+        let env = [("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", "from-env"), ("DAYPASS_TOKEN_FILE", file.to_str().unwrap())];
+        let header = |flags| load(flags, &env).unwrap().token.unwrap().header().to_str().unwrap().to_owned();
+        assert_eq!(header(Flags::default()), "Bearer from-env");
+        assert_eq!(header(Flags { token_file: Some(file.clone()), ..Flags::default() }), "Bearer from-file");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("k.pem");
+        fs::write(&key, "").unwrap();
+        let source = Source { name: "DAYPASS_KEY", path: key.clone() };
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(source.warn_if_readable_by_others().unwrap().contains("0640"));
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(source.warn_if_readable_by_others(), None);
+    }
+}

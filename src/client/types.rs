@@ -1,0 +1,296 @@
+//! What the server says, in plain types. Their serde form is the JSON that `daypass -o json` prints: a contract.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+/// The kind of a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialKind {
+    /// An X.509 certificate.
+    X509,
+}
+
+impl CredentialKind {
+    /// Its name in JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::X509 => "x509",
+        }
+    }
+}
+
+/// Where a lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseState {
+    /// Reserved; no credential has left yet.
+    Pending,
+    /// Handed out, good until it expires.
+    Active,
+    /// Its revocation is durable and under way.
+    Revoking,
+    /// Its revocation has reached as far as it can.
+    Revoked,
+    /// Its time has passed.
+    Expired,
+}
+
+impl LeaseState {
+    /// Its name in flags, JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Revoking => "revoking",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// How far a revocation reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// Into the CRL: whoever reads it refuses the certificate.
+    Crl,
+    /// Nowhere: the credential lives until it expires.
+    Expiry,
+}
+
+/// What a revocation can do, and until when the credential still works somewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Revocation {
+    /// How far it reaches.
+    pub reach: Reach,
+    /// Until when the credential can still be accepted.
+    pub live_until: Timestamp,
+}
+
+/// One vended credential, as it is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// A UUID.
+    pub id: String,
+    /// The role.
+    pub role: String,
+    /// The kind of the credential.
+    pub kind: CredentialKind,
+    /// The holder's tenant.
+    pub tenant: String,
+    /// The holder.
+    pub subject: String,
+    /// Where it stands.
+    pub state: LeaseState,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When the newest credential under it expires.
+    pub expires_at: Timestamp,
+    /// Whether a renewal can still move `expires_at`.
+    pub renewable: bool,
+    /// What a revocation reaches.
+    pub revocation: Revocation,
+    /// How many credentials were made under it, from 1.
+    pub generation: u32,
+    /// No renewal moves `expires_at` past this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renew_until: Option<Timestamp>,
+    /// When its revocation was acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
+    /// The newest certificate's serial, lower-case hex; empty for other kinds.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+}
+
+/// A lease with its new credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The lease.
+    pub lease: Lease,
+    /// The credential.
+    pub credential: Credential,
+}
+
+/// A credential. The private key of a certificate is not part of it: it never left this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// An X.509 certificate with its chain.
+    X509(X509Credential),
+}
+
+/// An X.509 certificate with its chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X509Credential {
+    /// The leaf first, then the intermediates, each DER; never empty.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The roots to trust, each DER.
+    pub root_der: Vec<Vec<u8>>,
+    /// When the leaf begins to be valid.
+    pub not_before: Timestamp,
+    /// When the leaf ceases to be valid.
+    pub not_after: Timestamp,
+}
+
+/// How the server sees the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WhoAmI {
+    /// The caller, as leases and the audit log name it.
+    pub subject: String,
+    /// The caller's tenant.
+    pub tenant: String,
+    /// "mtls" or "oidc".
+    pub method: String,
+    /// The trust domain, or the name of the token's issuer.
+    pub authority: String,
+    /// When the presented certificate or token expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The verified claims of a token.
+    pub claims: BTreeMap<String, serde_json::Value>,
+    /// The identity in the certificate beside a token; empty when there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub peer: String,
+    /// The roles that the caller may have now, in order of name.
+    pub roles: Vec<String>,
+}
+
+/// Why the caller may or may not have a role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Whether `issue` would be allowed now.
+    pub allowed: bool,
+    /// The stable reason of a denial; empty when allowed.
+    pub reason: String,
+    /// The policies that could have applied.
+    pub policies: Vec<ConsideredPolicy>,
+    /// The version of the policy in force.
+    pub policy_version: String,
+}
+
+/// One policy and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConsideredPolicy {
+    /// Its id.
+    pub id: String,
+    /// "permit" or "forbid".
+    pub effect: String,
+    /// Whether it applied as a whole.
+    pub satisfied: bool,
+    /// Its line in the policy file, from 1.
+    pub line: u32,
+    /// The conditions that did not hold.
+    pub failed: Vec<FailedCondition>,
+}
+
+/// A condition that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailedCondition {
+    /// The condition as it is written.
+    pub condition: String,
+    /// The claims that it reads.
+    pub claims: Vec<String>,
+    /// Whether one of them was absent.
+    pub absent: bool,
+}
+
+/// Which leases. Every field that is set must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseFilter {
+    /// A role.
+    pub role: Option<String>,
+    /// A tenant.
+    pub tenant: Option<String>,
+    /// A subject, exactly.
+    pub subject: Option<String>,
+    /// A state.
+    pub state: Option<LeaseState>,
+    /// Only leases issued before this time.
+    pub issued_before: Option<Timestamp>,
+}
+
+/// A page of leases, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// For the next page; none after the last.
+    pub next: Option<String>,
+}
+
+/// What `issue` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssueOrder {
+    /// The role.
+    pub role: String,
+    /// The wanted life; none means the role's default.
+    pub ttl: Option<SignedDuration>,
+    /// Makes a repetition of this very order safe.
+    pub request_id: String,
+    /// A PKCS #10 request, DER.
+    pub csr_der: Vec<u8>,
+}
+
+/// What `lease renew` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewOrder {
+    /// The lease.
+    pub lease_id: String,
+    /// The wanted life from now; none means the role's default.
+    pub ttl: Option<SignedDuration>,
+    /// A PKCS #10 request, DER.
+    pub csr_der: Vec<u8>,
+}
+
+/// One step of a revocation of many leases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevokeStep {
+    /// First.
+    Matched {
+        /// Leases that match and that the caller may revoke.
+        count: u64,
+        /// Leases that match and that the caller may not revoke.
+        denied: u64,
+    },
+    /// Then, after each batch.
+    Progress {
+        /// Revoked so far.
+        revoked: u64,
+        /// Failed so far.
+        failed: u64,
+    },
+    /// For each lease that failed.
+    Failure(RevokeFailure),
+    /// Last.
+    Summary {
+        /// Revoked in all.
+        revoked: u64,
+        /// Failed in all.
+        failed: u64,
+        /// The latest time at which a revoked credential can still be accepted.
+        live_until: Option<Timestamp>,
+    },
+}
+
+/// A lease that could not be revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RevokeFailure {
+    /// Its id.
+    pub id: String,
+    /// The stable reason.
+    pub code: String,
+    /// A text for people.
+    pub message: String,
+}
+
+/// One record of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its sequence number, from 1.
+    pub seq: u64,
+    /// One JSON object on one line, as the log has it.
+    pub json: String,
+}

@@ -16,7 +16,9 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // The one place that reads the wall clock; clippy.toml bans it elsewhere.
         #[allow(clippy::disallowed_methods)]
-        Timestamp::now()
+        let now = Timestamp::now();
+        // Milliseconds are what leases and the contract keep; finer ones would differ between an answer and its record.
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 }
 

@@ -20,6 +20,7 @@
 
 pub mod audit;
 pub mod authn;
+pub mod background;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -27,4 +28,6 @@ pub mod issuer;
 pub mod model;
 pub mod policy;
 pub mod proto;
+pub mod server;
 pub mod store;
+pub mod vend;

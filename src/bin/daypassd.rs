@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use daypass::{
+    clock::{Clock, SystemClock},
     model::error::{Code, Error, Result},
     server::{
         config,
@@ -74,7 +75,7 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 fn load(path: PathBuf) -> Result<(config::Config, PathBuf)> {
-    match config::load(&path) {
+    match config::load(&path, SystemClock.now()) {
         Ok(config) => Ok((config, path)),
         Err(faults) => {
             for fault in &faults {
@@ -92,6 +93,12 @@ fn check(path: PathBuf) -> Result<()> {
         eprintln!("{warning} (advice)");
     }
     let catalog = config.rules.book.catalog();
-    println!("{}: {} roles, {} tenants, policy version {}", path.display(), catalog.roles.len(), catalog.tenants.len(), config.rules.book.version());
+    println!(
+        "{}: {} roles, {} tenants, policy version {}",
+        path.display(),
+        catalog.roles.len(),
+        catalog.tenants.len(),
+        config.rules.book.version()
+    );
     Ok(())
 }

@@ -123,7 +123,8 @@ impl<'a> Checker<'a> {
             (["principal"], true, false) => "principal (a Certificate)".to_owned(),
             _ => parent.join("."),
         };
-        let hint = nearest(name, known.iter().copied()).map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near}?"));
+        let hint = nearest(name, known.iter().copied())
+            .map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near}?"));
         Some(format!("{whose} has no attribute {name}{hint}"))
     }
 
@@ -137,7 +138,8 @@ impl<'a> Checker<'a> {
             more => format!("of the issuers {}", more.iter().map(|(issuer, _)| *issuer).collect::<Vec<_>>().join(", ")),
         };
         let near = nearest(name, issuers.iter().flat_map(|(_, claims)| claims.iter().copied()));
-        let hint = near.map_or_else(|| "; add it to the issuer's claims in the configuration".to_owned(), |near| format!("; did you mean {near}?"));
+        let hint = near
+            .map_or_else(|| "; add it to the issuer's claims in the configuration".to_owned(), |near| format!("; did you mean {near}?"));
         Some(format!("unknown claim {name} {whose}{hint}"))
     }
 
@@ -161,7 +163,9 @@ impl<'a> Checker<'a> {
         for error in result.validation_errors() {
             let repeats = matches!(
                 error,
-                ValidationError::UnrecognizedEntityType(_) | ValidationError::UnrecognizedActionId(_) | ValidationError::UnsafeAttributeAccess(_)
+                ValidationError::UnrecognizedEntityType(_)
+                    | ValidationError::UnrecognizedActionId(_)
+                    | ValidationError::UnsafeAttributeAccess(_)
             );
             if !(said && repeats) {
                 found.faults.push((place(error), self.rephrase(error, policy)));

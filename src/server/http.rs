@@ -140,4 +140,3 @@ pub(super) async fn serve(listener: TcpListener, public: Arc<Public>, shutdown: 
     drop(listener);
     let _in_time = tokio::time::timeout(Duration::from_secs(2), graceful.shutdown()).await;
 }
-

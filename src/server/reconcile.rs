@@ -9,7 +9,7 @@ use std::{
 use crate::{
     background::ticker,
     model::error::{Error, Result},
-    store::LeaseStore,
+    store::{LeaseStore, MAX_BATCH},
     vend::Vend,
 };
 
@@ -46,6 +46,20 @@ pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir
 async fn reconcile(vend: &Arc<Vend>, audit_dir: &Path) -> Result<usize> {
     let since = vend.now().checked_sub(vend.longest_life()).map_err(Error::internal)?;
     let dir = audit_dir.to_owned();
-    let snapshots = tokio::task::spawn_blocking(move || crate::audit::read::leases_since(&dir, since)).await.map_err(Error::internal)??;
-    vend.reconcile(snapshots.into_values().collect()).await
+    let mut leases = crate::audit::read::leases_since(&dir, since)?;
+    let mut restored = 0;
+    loop {
+        let (read_on, batch) = tokio::task::spawn_blocking(move || {
+            let batch = leases.by_ref().take(MAX_BATCH).collect::<Result<Vec<_>>>();
+            (leases, batch)
+        })
+        .await
+        .map_err(Error::internal)?;
+        leases = read_on;
+        let batch = batch?;
+        if batch.is_empty() {
+            return Ok(restored);
+        }
+        restored += vend.reconcile(batch).await?;
+    }
 }

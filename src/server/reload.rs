@@ -66,8 +66,8 @@ pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<Pat
 }
 
 async fn reload(parts: &Arc<Parts>, path: &Path) -> std::result::Result<Vec<PathBuf>, Vec<Fault>> {
-    let file = path.to_owned();
-    let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
+    let (file, now) = (path.to_owned(), parts.vend.now());
+    let loaded = tokio::task::spawn_blocking(move || config::load(&file, now)).await;
     let at_file = |error: Error| vec![Fault { file: path.display().to_string(), line: 0, message: error.to_string() }];
     let config = loaded.map_err(|panic| at_file(Error::internal(panic)))??;
     let watched = config.watched.clone();
@@ -77,7 +77,7 @@ async fn reload(parts: &Arc<Parts>, path: &Path) -> std::result::Result<Vec<Path
     apply(parts, config).map_err(at_file)?;
     metrics::gauge!("daypass_config_in_force").set(1.0);
     parts.vend.reloaded(Ok(())).await;
-    tracing::info!(policy_version = parts.vend.rules().book.version(), "the new configuration is in force");
+    tracing::info!(policy_version = %parts.vend.rules().book.version(), "the new configuration is in force");
     Ok(watched)
 }
 
@@ -89,7 +89,7 @@ fn apply(parts: &Parts, config: Config) -> Result<()> {
     }
     parts.trust.replace(config.trust_domains)?;
     parts.edge.show(&config.certificate, &config.key)?;
-    parts.authn.replace_issuers(config.issuers)?;
+    parts.authn.replace(config.issuers, parts.vend.now())?;
     parts.vend.replace_rules(config.rules);
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    callers::Callers,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
     grpc::{self, Edge, Limiters},
@@ -23,7 +24,6 @@ use super::{
 };
 use crate::{
     audit::disk::DiskLog,
-    authn::Authenticator,
     background::{self, Shutdown, ticker, until},
     clock::{Clock, SystemClock},
     model::error::{Error, Result},
@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a reload replaces parts of.
 pub(super) struct Parts {
     pub vend: Arc<Vend>,
-    pub authn: Arc<Authenticator>,
+    pub authn: Arc<Callers>,
     pub edge: Arc<TlsEdge>,
     pub trust: Arc<Trust>,
 }
@@ -53,15 +53,10 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let store = open_store(config.store)?;
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
-    let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key)?);
-    let vend = Arc::new(Vend::new(
-        Arc::new(TimedStore(store.clone())),
-        Arc::new(TimedLog(log)),
-        clock.clone(),
-        config.rules,
-    ));
+    let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
+    let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
     let parts = Arc::new(Parts {
-        authn: Arc::new(Authenticator::new(config.issuers)?),
+        authn: Arc::new(Callers::new(config.issuers, clock.now())?),
         trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)),
         vend: vend.clone(),
         edge: edge.clone(),
@@ -82,6 +77,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone())));
+    passes.spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir)));
 
     let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
@@ -140,7 +136,7 @@ async fn finish(mut passes: JoinSet<()>, http: tokio::task::JoinHandle<()>, vend
 fn open_store(config: StoreConfig) -> Result<Arc<dyn LeaseStore>> {
     Ok(match config {
         StoreConfig::Embedded { path, retention } => Arc::new(EmbeddedStore::open(&path, retention)?),
-        StoreConfig::Redis(options) => Arc::new(RedisStore::new(options)?),
+        StoreConfig::Redis(options) => Arc::new(RedisStore::new(&options)?),
     })
 }
 
@@ -157,6 +153,11 @@ fn terminated() -> Result<impl Future<Output = ()>> {
             _ = int.recv() => {}
         }
     })
+}
+
+/// A first caller should not wait for its issuer's keys.
+async fn prefetch(parts: Arc<Parts>) {
+    parts.authn.prefetch(parts.vend.now()).await;
 }
 
 async fn stopped(mut shutdown: Shutdown) {

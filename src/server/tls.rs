@@ -8,6 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::{
     authn::mtls::{ClientVerifier, TrustDomainConfig, TrustStore, server_config},
+    clock::Clock,
     model::{
         Timestamp,
         error::{Error, Result},
@@ -26,8 +27,8 @@ pub(super) struct TlsEdge {
 }
 
 impl TlsEdge {
-    pub(super) fn new(domains: &Domains, certificate: &[u8], key: &[u8]) -> Result<Self> {
-        let verifier = Arc::new(ClientVerifier::new(trust_store(domains, &BTreeMap::new())?));
+    pub(super) fn new(domains: &Domains, certificate: &[u8], key: &[u8], clock: Arc<dyn Clock>) -> Result<Self> {
+        let verifier = Arc::new(ClientVerifier::new(trust_store(domains, &BTreeMap::new())?, clock));
         let config = server_config(verifier.clone(), identity(certificate, key)?)?;
         Ok(Self { config: ArcSwap::new(config), verifier })
     }
@@ -56,7 +57,7 @@ impl TlsEdge {
 
     /// The identity in a client's chain, verified against the trust of this moment.
     pub(super) fn identify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<PeerCertificate> {
-        self.verifier.current().verify(chain, now)
+        self.verifier.store().verify(chain, now)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error},
     lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
-    name::CaName,
+    name::{CaName, TenantName},
 };
 
 /// How long a reservation or a revocation may stay open before the sweep looks at it.
@@ -102,6 +102,12 @@ pub struct Stats {
 pub trait LeaseStore: Send + Sync {
     /// Stores a new lease, or says why not. Repeating it with the same lease answers `Stored` again.
     async fn put(&self, new: &NewLease) -> Result<Put, Error>;
+
+    /// Puts the use of a token on record, for a renewal under `tenant`. `false` when it was used before.
+    async fn use_token(&self, tenant: &TenantName, token: &TokenUseKey) -> Result<bool, Error> {
+        let _ = (tenant, token);
+        Ok(true)
+    }
 
     /// Leases by id, in the order asked; none where there is no such lease. At most [`MAX_BATCH`].
     async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error>;

@@ -52,12 +52,8 @@ struct Slot {
 
 impl CrlDesk {
     pub(super) fn new(cas: impl Iterator<Item = CaName>) -> Self {
-        let slot = || Slot {
-            wanted: AtomicU64::new(0),
-            ring: Notify::new(),
-            served: watch::Sender::new(0),
-            published: watch::Sender::new(None),
-        };
+        let slot =
+            || Slot { wanted: AtomicU64::new(0), ring: Notify::new(), served: watch::Sender::new(0), published: watch::Sender::new(None) };
         Self { slots: cas.map(|ca| (ca, slot())).collect() }
     }
 
@@ -86,9 +82,9 @@ impl CrlDesk {
 
     fn slot(&self, ca: &CaName) -> Result<&Slot> {
         // A lease whose CA was removed from the configuration: nobody can sign its CRL here.
-        self.slots.get(ca).ok_or_else(|| {
-            Error::new(Code::Internal, "the lease's CA is not configured any more; its CRL cannot be published").because(ca)
-        })
+        self.slots
+            .get(ca)
+            .ok_or_else(|| Error::new(Code::Internal, "the lease's CA is not configured any more; its CRL cannot be published").because(ca))
     }
 
     /// Asks for a publication and waits until one that began afterwards is out.
@@ -98,7 +94,10 @@ impl CrlDesk {
         let ticket = slot.wanted.fetch_add(1, Ordering::AcqRel) + 1;
         slot.ring.notify_one();
         let late = || Error::new(Code::Unavailable, "the revocation is recorded and on its way; its CRL is not out yet");
-        tokio::time::timeout(PUBLISH_TIMEOUT, served.wait_for(|served| *served >= ticket)).await.map_err(|_| late())?.map_err(|_| late())?;
+        tokio::time::timeout(PUBLISH_TIMEOUT, served.wait_for(|served| *served >= ticket))
+            .await
+            .map_err(|_| late())?
+            .map_err(|_| late())?;
         Ok(())
     }
 }

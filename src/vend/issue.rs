@@ -176,7 +176,10 @@ fn same_request(lease: &Lease, role: &RoleName, now: Timestamp) -> Result<()> {
     match lease.state {
         LeaseState::Active if lease.expires_at > now => Ok(()),
         LeaseState::Pending => Err(Error::new(Code::Unavailable, "the first request with this id is still in work; try again")),
-        _ => Err(Error::new(Code::Unavailable, "the lease of this request id is being closed; try again in a moment, or use a new request id")),
+        _ => Err(Error::new(
+            Code::Unavailable,
+            "the lease of this request id is being closed; try again in a moment, or use a new request id",
+        )),
     }
 }
 
@@ -189,11 +192,18 @@ fn refusal(put: &Put, grant: &Grant) -> Error {
         ),
         Put::TenantCap => Error::new(
             Code::LeaseCap,
-            format!("the tenant {:?} has {} live leases, as many as it may have; revoke some or wait for them to end", tenant.name.as_str(), tenant.max_live_leases),
+            format!(
+                "the tenant {:?} has {} live leases, as many as it may have; revoke some or wait for them to end",
+                tenant.name.as_str(),
+                tenant.max_live_leases
+            ),
         ),
         Put::CallerCap => Error::new(
             Code::LeaseCap,
-            format!("you have {} live leases, as many as one caller may have; revoke some or wait for them to end", tenant.max_live_leases_per_caller),
+            format!(
+                "you have {} live leases, as many as one caller may have; revoke some or wait for them to end",
+                tenant.max_live_leases_per_caller
+            ),
         ),
         Put::Stored | Put::Existing(_) => super::defect("a stored lease taken for a refusal"),
     }

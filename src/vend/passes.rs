@@ -1,10 +1,6 @@
 //! The passes: each one idempotent and without input, safe to run at any number of servers at once. `background` drives them.
 
-use super::{
-    Vend,
-    record::event_of_pass,
-    revoke::revoked_serials,
-};
+use super::{Vend, record::event_of_pass, revoke::revoked_serials};
 use crate::{
     model::{
         SignedDuration, Timestamp,

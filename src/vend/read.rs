@@ -16,7 +16,7 @@ use crate::{
         lease::{Lease, LeaseFilter, LeaseId},
         name::{CaName, RoleName, TenantName},
     },
-    policy::{Action, Explanation},
+    policy::{Denial, Explanation, LeaseAction},
     store::Page,
 };
 
@@ -62,7 +62,7 @@ impl Vend {
             Ok(lease) => lease,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
-        let decided = self.rules.load().book.decide_lease(Action::Read, &call.identity, &lease, call.origin.peer_address, now);
+        let decided = self.rules.load().book.decide_lease(LeaseAction::Read, &call.identity, &lease, call.origin.peer_address, now);
         match decided {
             Ok(()) => Ok(lease),
             Err(denial) => Err(self.denied(call, about(), *denial, now).await),
@@ -76,10 +76,17 @@ impl Vend {
             Ok(page) => page,
             Err(error) => return Err(self.ended(call, About { role: filter.role.as_ref(), ..About::default() }, error, now).await),
         };
+        let next = page.next;
+        match self.readable(call, page.leases, now) {
+            Ok(leases) => Ok(Page { leases, next }),
+            Err(denial) => Err(self.denied(call, About { role: filter.role.as_ref(), ..About::default() }, *denial, now).await),
+        }
+    }
+
+    fn readable(&self, call: &Call, leases: Vec<Lease>, now: Timestamp) -> Result<Vec<Lease>, Box<Denial>> {
         let rules = self.rules.load();
-        let mut decisions = rules.book.lease_decisions(&call.identity, call.origin.peer_address, now);
-        let leases = page.leases.into_iter().filter(|lease| decisions.allows(Action::Read, lease)).collect();
-        Ok(Page { leases, next: page.next })
+        let mut decisions = rules.book.lease_decisions(LeaseAction::Read, &call.identity, call.origin.peer_address, now)?;
+        Ok(leases.into_iter().filter(|lease| decisions.allows(lease).unwrap_or(false)).collect())
     }
 
     /// The caller, as leases and the record name it.
@@ -96,7 +103,7 @@ impl Vend {
         let public = |(name, authority): (&CaName, &Arc<Authority>)| PublicCa {
             name: name.clone(),
             chain_der: authority.chain_der().to_vec(),
-            root_der: authority.root_der().to_vec(),
+            root_der: vec![authority.root_der().to_vec()],
             crl_url: authority.crl_url().to_owned(),
         };
         rules.x509.authorities().iter().map(public).collect()
@@ -107,7 +114,7 @@ impl Vend {
         let now = self.clock.now();
         let rules = self.rules.load_full();
         match rules.book.decide_explain(&call.identity, role, call.origin.peer_address, now) {
-            Ok(()) => Ok(rules.book.explain_issue(&call.identity, role, call.origin.peer_address, now)),
+            Ok(()) => Ok(rules.book.explain_issue(&call.identity, role, None, call.origin.peer_address, now)),
             Err(denial) => Err(self.denied(call, About { role: Some(role), ..About::default() }, *denial, now).await),
         }
     }

@@ -17,7 +17,11 @@ const MAX_FAULTS: usize = 20;
 
 /// An event of a caller's action, half filled.
 pub(super) fn event_of(call: &Call, outcome: Outcome, now: Timestamp) -> Event {
-    Event { actor: Some(Actor::from(&*call.identity)), tenant: Some(call.identity.tenant.clone()), ..event_from(&call.origin, outcome, now) }
+    Event {
+        actor: Some(Actor::from(&*call.identity)),
+        tenant: Some(call.identity.tenant.clone()),
+        ..event_from(&call.origin, outcome, now)
+    }
 }
 
 fn event_from(origin: &Origin, outcome: Outcome, now: Timestamp) -> Event {
@@ -73,22 +77,25 @@ impl Vend {
             detail: denial.explanation.lines(),
             ..Self::about(event_of(call, Outcome::Denied, now), about)
         };
-        self.close(event, denial.error).await
+        self.put_on_record(event, denial.error).await
     }
 
     /// Records that an action was refused or failed for a reason that no policy gave, and gives the error for the caller.
     pub(super) async fn ended(&self, call: &Call, about: About<'_>, error: Error, now: Timestamp) -> Error {
         let outcome = if error.code().is_refusal() { Outcome::Denied } else { Outcome::Failed };
         let event = Event { reason: Some(error.code().as_str().into()), ..Self::about(event_of(call, outcome, now), about) };
-        self.close(event, error).await
+        self.put_on_record(event, error).await
     }
 
     /// Records a call whose caller could not be authenticated.
     pub async fn unauthenticated(&self, origin: &Origin, error: Error) -> Error {
         let outcome = if error.code().is_refusal() { Outcome::Denied } else { Outcome::Failed };
-        let event =
-            Event { reason: Some(error.code().as_str().into()), detail: vec![error.public().to_owned()], ..event_from(origin, outcome, self.clock.now()) };
-        self.close(event, error).await
+        let event = Event {
+            reason: Some(error.code().as_str().into()),
+            detail: vec![error.public().to_owned()],
+            ..event_from(origin, outcome, self.clock.now())
+        };
+        self.put_on_record(event, error).await
     }
 
     /// Records a call of a known caller that was refused at the edge (its form, its rate).
@@ -104,7 +111,7 @@ impl Vend {
         };
         let event = Event {
             actor: Some(Actor::service("config/reload")),
-            policy_version: Some(self.rules.load().book.version().to_owned()),
+            policy_version: Some(self.rules.load().book.version().to_string()),
             detail,
             ..Event::new(self.clock.now(), "config/reload", outcome)
         };
@@ -114,15 +121,10 @@ impl Vend {
     }
 
     fn about(event: Event, about: About<'_>) -> Event {
-        Event {
-            role: about.role.cloned(),
-            lease_id: about.lease,
-            request_id: about.request_id.map(|id| id.as_str().to_owned()),
-            ..event
-        }
+        Event { role: about.role.cloned(), lease_id: about.lease, request_id: about.request_id.map(|id| id.as_str().to_owned()), ..event }
     }
 
-    async fn close(&self, event: Event, error: Error) -> Error {
+    async fn put_on_record(&self, event: Event, error: Error) -> Error {
         match self.audit.append(vec![event]).await {
             Ok(_) => error,
             // A refusal that is not on record does not leave; a failure is told as it is, whatever the log does.

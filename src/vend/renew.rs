@@ -36,10 +36,7 @@ impl Vend {
             if let Some(token) = token_use(&call.identity, &lease.role)
                 && !self.store.use_token(&lease.tenant, &token).await?
             {
-                return Err(Error::new(
-                    Code::TokenReplayed,
-                    "this token was used before; renew with a fresh one from your CI",
-                ));
+                return Err(Error::new(Code::TokenReplayed, "this token was used before; renew with a fresh one from your CI"));
             }
             rules.issuer(&grant.role().spec).mint(&grant, &input, Some(&lease.handle), now).await
         };

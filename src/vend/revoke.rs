@@ -19,7 +19,7 @@ use crate::{
         lease::{Change, Handle, Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
         name::CaName,
     },
-    policy::Action,
+    policy::LeaseAction,
     store::Swap,
 };
 
@@ -73,7 +73,7 @@ impl Vend {
             Ok(lease) => lease,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
-        let decided = self.rules.load().book.decide_lease(Action::Revoke, &call.identity, &lease, call.origin.peer_address, now);
+        let decided = self.rules.load().book.decide_lease(LeaseAction::Revoke, &call.identity, &lease, call.origin.peer_address, now);
         if let Err(denial) = decided {
             return Err(self.denied(call, About { role: Some(&lease.role), ..about() }, *denial, now).await);
         }
@@ -87,7 +87,14 @@ impl Vend {
 
     /// Revokes every live lease that matches and that the caller may revoke. It goes on to its end when the receiver is dropped: what an
     /// operator began at night is finished, whatever becomes of the terminal.
-    pub async fn revoke_matching(self: Arc<Self>, call: Call, filter: LeaseFilter, dry_run: bool, reason: String, steps: mpsc::Sender<Result<RevokeStep>>) {
+    pub async fn revoke_matching(
+        self: Arc<Self>,
+        call: Call,
+        filter: LeaseFilter,
+        dry_run: bool,
+        reason: String,
+        steps: mpsc::Sender<Result<RevokeStep>>,
+    ) {
         if let Err(error) = self.try_revoke_matching(&call, &filter, dry_run, &reason, &steps).await {
             let error = self.ended(&call, About { role: filter.role.as_ref(), ..About::default() }, error, self.clock.now()).await;
             let _gone = steps.send(Err(error)).await;
@@ -137,7 +144,7 @@ impl Vend {
         let (mut count, mut denied, mut after) = (0, 0, None);
         loop {
             let page = self.store.list(filter, after, BATCH).await?;
-            let (may, may_not) = self.split_revocable(call, page.leases);
+            let (may, may_not) = self.split_revocable(call, page.leases)?;
             count += may.len() as u64;
             denied += may_not;
             match page.next {
@@ -149,32 +156,35 @@ impl Vend {
 
     async fn revocable_page(&self, call: &Call, filter: &LeaseFilter, after: Option<LeaseId>) -> Result<(Vec<Lease>, Option<LeaseId>)> {
         let page = self.store.list(filter, after, BATCH).await?;
-        Ok((self.split_revocable(call, page.leases).0, page.next))
+        Ok((self.split_revocable(call, page.leases)?.0, page.next))
     }
 
     /// The live leases that the caller may revoke, and how many live ones it may read but not revoke.
-    fn split_revocable(&self, call: &Call, leases: Vec<Lease>) -> (Vec<Lease>, u64) {
+    fn split_revocable(&self, call: &Call, leases: Vec<Lease>) -> Result<(Vec<Lease>, u64)> {
         let rules = self.rules.load();
         let now = self.clock.now();
-        let mut decisions = rules.book.lease_decisions(&call.identity, call.origin.peer_address, now);
-        let mut denied = 0;
-        let may = leases
-            .into_iter()
-            .filter(|lease| lease.state.is_live() && lease.expires_at > now)
-            .filter(|lease| {
-                let allowed = decisions.allows(Action::Revoke, lease);
-                denied += u64::from(!allowed && decisions.allows(Action::Read, lease));
-                allowed
-            })
-            .collect();
-        (may, denied)
+        let decisions =
+            |action| rules.book.lease_decisions(action, &call.identity, call.origin.peer_address, now).map_err(|denial| denial.error);
+        let (mut revoke, mut read) = (decisions(LeaseAction::Revoke)?, decisions(LeaseAction::Read)?);
+        let (mut may, mut denied) = (Vec::with_capacity(leases.len()), 0);
+        for lease in leases.into_iter().filter(|lease| lease.state.is_live() && lease.expires_at > now) {
+            if revoke.allows(&lease)? {
+                may.push(lease);
+            } else if read.allows(&lease)? {
+                denied += 1;
+            }
+        }
+        Ok((may, denied))
     }
 
     fn matching_begun(&self, call: &Call, filter: &LeaseFilter, dry_run: bool, (count, denied): (u64, u64)) -> Event {
         let mut event = super::record::event_of(call, crate::model::event::Outcome::Done, self.clock.now());
         event.role = filter.role.clone();
         event.tenant = filter.tenant.clone().or(event.tenant);
-        event.detail.push(format!("{} {count} matching leases, {denied} more may not be revoked by the caller", if dry_run { "counted" } else { "revoking" }));
+        event.detail.push(format!(
+            "{} {count} matching leases, {denied} more may not be revoked by the caller",
+            if dry_run { "counted" } else { "revoking" }
+        ));
         if let Some(subject) = &filter.subject {
             event.detail.push(format!("subject {subject}"));
         }

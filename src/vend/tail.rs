@@ -6,9 +6,12 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{Call, Vend};
-use crate::model::{
-    error::{Error, Result},
-    name::TenantName,
+use crate::{
+    audit::read::Records,
+    model::{
+        error::{Error, Result},
+        name::TenantName,
+    },
 };
 
 /// Records read from disk at a time.
@@ -29,23 +32,34 @@ struct Concern {
     tenant: Option<TenantName>,
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}
+
+fn read_chunk(mut reading: Records) -> Result<(Records, Vec<(u64, String)>)> {
+    let chunk = reading.by_ref().take(CHUNK).collect::<Result<Vec<_>>>()?;
+    Ok((reading, chunk))
+}
+
 impl Vend {
     /// Sends records in order, leaving out those that the caller may not read, until the receiver is dropped or, without `follow`, until the
     /// newest durable one. Every record that is sent is durable.
     pub async fn tail(&self, call: &Call, from: TailFrom, follow: bool, records: mpsc::Sender<(u64, String)>) -> Result<()> {
         let reader = self.audit.reader();
         let mut durable = reader.durable();
-        let mut after = match from {
+        let after = match from {
             TailFrom::After(seq) => seq,
             TailFrom::Newest(count) => durable.borrow().saturating_sub(count as u64),
         };
+        let mut reading = blocking(move || reader.after(after)).await?;
         loop {
-            let until = *durable.borrow_and_update();
-            while after < until {
-                let reading = reader.clone();
-                let chunk = tokio::task::spawn_blocking(move || reading.read(after, CHUNK)).await.map_err(Error::internal)??;
-                let Some((last, _)) = chunk.last() else { break };
-                after = *last;
+            durable.mark_unchanged();
+            loop {
+                let (read_on, chunk) = blocking(move || read_chunk(reading)).await?;
+                reading = read_on;
+                if chunk.is_empty() {
+                    break;
+                }
                 // Asked for each chunk anew: a policy may change while somebody follows.
                 let mut may: HashMap<Option<TenantName>, bool> = HashMap::new();
                 for (seq, record) in chunk {

@@ -167,6 +167,11 @@ impl Authority {
         &self.name
     }
 
+    /// How long its CRLs hold.
+    pub fn crl_life(&self) -> SignedDuration {
+        self.crl_life
+    }
+
     /// Where its CRL can be had.
     pub fn crl_url(&self) -> &str {
         &self.crl_url

@@ -14,15 +14,15 @@ use super::{
     file::{At, Reader, read_bounded},
     limits::Limits,
     sections::{
-        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, MemberSection, PolicySection, RoleSection, ServerSection, StoreSection,
-        TenantSection, TrustDomainSection,
+        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, MemberSection, PolicySection, RoleSection, ServerSection,
+        StoreSection, TenantSection, TrustDomainSection,
     },
 };
 use crate::{
     audit::disk::AuditOptions,
     authn::{
         mtls::TrustDomainConfig,
-        oidc::{IssuerConfig, KeySource},
+        oidc::{self, Algorithm, IssuerConfig, KeySource, PRESETS},
     },
     issuer::x509::{Authority, CaConfig, FileKey, X509Issuer},
     model::{
@@ -118,7 +118,7 @@ impl Reader {
         let cas = self.cas(&draft.cas);
         let root_crls = self.root_crls(&draft.cas);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
-        let issuers = self.issuers(&draft.issuers);
+        let issuers = self.issuers(&draft.issuers, &mut warnings);
         let x509 = X509Issuer::new(cas);
         let catalog = Arc::new(self.catalog(&draft, &issuers, &x509, &mut warnings));
         let store = draft.store.take().and_then(|store| self.store(store));
@@ -130,7 +130,8 @@ impl Reader {
         let watched = self.watched(&draft, policy.as_ref());
         // Policy is checked against the catalog: with holes in that it would only report what follows from them.
         let book = if self.faults.is_empty() { policy.and_then(|policy| self.policy(&policy, catalog)) } else { None };
-        let (Some(server), Some(certificate), Some(key), Some(store), Some(audit), Some(book)) = (server, certificate, key, store, audit, book)
+        let (Some(server), Some(certificate), Some(key), Some(store), Some(audit), Some(book)) =
+            (server, certificate, key, store, audit, book)
         else {
             self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(self.faults);
@@ -186,16 +187,18 @@ impl Reader {
         for At { line, value } in sections {
             let (chain, root, key) = (self.read(*line, &value.certificate), self.read(*line, &value.root), self.read(*line, &value.key));
             let (Some(chain_pem), Some(root_pem), Some(key_pem)) = (chain, root, key) else { continue };
-            let loaded = FileKey::from_pem(&Zeroizing::new(key_pem)).map_err(|fault| vec![fault]).and_then(|key| {
-                Authority::load(CaConfig {
-                    name: value.name.clone(),
-                    chain_pem,
-                    root_pem,
-                    key: Arc::new(key),
-                    crl_url: value.crl_url.clone(),
-                    crl_life: value.crl_life,
-                })
-            });
+            let loaded =
+                FileKey::from_pem(&String::from_utf8_lossy(&Zeroizing::new(key_pem))).map_err(|fault| vec![fault]).and_then(|key| {
+                    let config = CaConfig {
+                        name: value.name.clone(),
+                        chain_pem,
+                        root_pem,
+                        key: Arc::new(key),
+                        crl_url: value.crl_url.clone(),
+                        crl_life: value.crl_life,
+                    };
+                    Authority::load(config, self.now)
+                });
             match loaded {
                 Ok(authority) => {
                     if cas.insert(value.name.clone(), Arc::new(authority)).is_some() {
@@ -237,8 +240,7 @@ impl Reader {
             }
             let crls = value.crls.iter().filter_map(|path| self.crl(*line, path)).collect();
             let Some(ca_pem) = self.read(*line, &value.ca) else { continue };
-            let config =
-                TrustDomainConfig { name: value.name.clone(), ca_pem, crls, crl_required: value.crl_required, identity: value.identity };
+            let config = TrustDomainConfig::new(value.name.clone(), ca_pem, crls, value.crl_required, value.identity);
             domains.push((config, value.own_cas.clone()));
         }
         domains
@@ -249,15 +251,18 @@ impl Reader {
         std::fs::read(&path).map_err(|error| self.fault(line, format!("{} cannot be read: {error}", path.display()))).ok()
     }
 
-    fn issuers(&mut self, sections: &[At<IssuerSection>]) -> Vec<IssuerConfig> {
+    fn issuers(&mut self, sections: &[At<IssuerSection>], warnings: &mut Vec<Fault>) -> Vec<IssuerConfig> {
         let mut issuers: Vec<IssuerConfig> = Vec::new();
         for At { line, value } in sections {
             if issuers.iter().any(|other| other.name == value.name) {
                 self.fault(*line, format!("there are two issuers of the name {}", value.name));
             }
             let Some(config) = self.issuer(*line, value) else { continue };
-            for fault in crate::authn::oidc::faults(&config) {
+            for fault in oidc::faults(&config) {
                 self.fault(*line, format!("issuer {}: {fault}", value.name));
+            }
+            for warning in oidc::warnings(&config) {
+                warnings.push(Fault { file: self.file.clone(), line: *line, message: format!("issuer {}: {warning}", value.name) });
             }
             issuers.push(config);
         }
@@ -265,20 +270,7 @@ impl Reader {
     }
 
     fn issuer(&mut self, line: usize, section: &IssuerSection) -> Option<IssuerConfig> {
-        let preset = match section.preset.as_deref().map(|name| (name, crate::authn::oidc::preset(name))) {
-            Some((name, None)) => {
-                let known = crate::authn::oidc::PRESETS;
-                self.fault(line, format!("there is no preset {name}{}; there are {}", hint(name, known), known.join(", ")));
-                return None;
-            }
-            Some((_, Some(preset))) => Some(preset),
-            None => None,
-        };
-        let Some(url) = section.url.clone().or_else(|| preset.as_ref().and_then(|preset| preset.url.map(str::to_owned))) else {
-            self.fault(line, format!("issuer {}: url is missing, and its preset has none", section.name));
-            return None;
-        };
-        let mut config = IssuerConfig::new(section.name.clone(), url, section.audiences.clone(), preset);
+        let mut config = self.preset(line, section)?;
         let claims = section.claims.iter().map(|claim| ClaimSpec {
             name: claim.name.clone(),
             path: if claim.path.is_empty() { vec![claim.name.clone()] } else { claim.path.clone() },
@@ -290,9 +282,13 @@ impl Reader {
             config.claims.push(claim);
         }
         if let Some(algorithms) = &section.algorithms {
-            match algorithms.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>() {
-                Ok(parsed) => config.algorithms = parsed,
-                Err(error) => self.fault(line, format!("issuer {}: {error}", section.name)),
+            config.algorithms = algorithms.iter().filter_map(|name| Algorithm::of(name)).collect();
+            for name in algorithms.iter().filter(|name| Algorithm::of(name).is_none()) {
+                let known = Algorithm::ALL.map(Algorithm::as_str);
+                self.fault(
+                    line,
+                    format!("issuer {}: there is no algorithm {name}{}; there are {}", section.name, hint(name, known), known.join(", ")),
+                );
             }
         }
         if let Some(path) = &section.keys_file {
@@ -309,6 +305,20 @@ impl Reader {
         Some(config)
     }
 
+    /// What the section's preset says, or nothing but the defaults where it names none.
+    fn preset(&mut self, line: usize, section: &IssuerSection) -> Option<IssuerConfig> {
+        let (name, url, audiences) = (section.name.clone(), section.url.clone(), section.audiences.clone());
+        let config = match (section.preset.as_deref().map(|preset| (preset, oidc::preset(preset))), url) {
+            (Some((preset, None)), _) => {
+                Err(format!("there is no preset {preset}{}; there are {}", hint(preset, PRESETS), PRESETS.join(", ")))
+            }
+            (Some((_, Some(preset))), url) => preset.config(name, url, audiences),
+            (None, Some(url)) => Ok(IssuerConfig::new(name, url, audiences, vec![Algorithm::Rs256, Algorithm::Es256])),
+            (None, None) => Err("say its url, or a preset that knows it".to_owned()),
+        };
+        config.map_err(|fault| self.fault(line, format!("issuer {}: {fault}", section.name))).ok()
+    }
+
     fn catalog(&mut self, draft: &Draft, issuers: &[IssuerConfig], x509: &X509Issuer, warnings: &mut Vec<Fault>) -> Catalog {
         let mut catalog = Catalog {
             issuers: issuers.iter().map(|issuer| (issuer.name.clone(), issuer.claims.clone())).collect(),
@@ -323,10 +333,11 @@ impl Reader {
         }
         for At { line, value } in &draft.roles {
             let Some(role) = self.role(*line, value, &catalog) else { continue };
-            for fault in x509.check_role(&role) {
+            let report = x509.check_role(&role, &catalog, self.now);
+            for fault in report.faults {
                 self.fault(*line, format!("role {}: {fault}", role.name));
             }
-            for warning in x509.role_warnings(&role, catalog.issuers.values()) {
+            for warning in report.warnings {
                 warnings.push(Fault { file: self.file.clone(), line: *line, message: format!("role {}: {warning}", role.name) });
             }
             if catalog.roles.insert(role.name.clone(), Arc::new(role)).is_some() {
@@ -366,7 +377,10 @@ impl Reader {
             MemberSection::Certificate { trust_domain, id } => {
                 if !catalog.trust_domains.contains_key(trust_domain) {
                     let known: Vec<&str> = catalog.trust_domains.keys().map(TrustDomain::as_str).collect();
-                    self.fault(line, format!("tenant {tenant}: there is no trust domain {trust_domain}{}", hint(trust_domain.as_str(), known)));
+                    self.fault(
+                        line,
+                        format!("tenant {tenant}: there is no trust domain {trust_domain}{}", hint(trust_domain.as_str(), known)),
+                    );
                 }
                 if id.trim_end_matches("/*").contains('*') || id.is_empty() {
                     self.fault(line, format!("tenant {tenant}: the id {id:?} must be exact, or end in /* for one more segment"));
@@ -379,7 +393,10 @@ impl Reader {
                     return;
                 };
                 if claims.is_empty() {
-                    self.fault(line, format!("tenant {tenant}: a member by token needs at least one claim, else every token of {issuer} is in"));
+                    self.fault(
+                        line,
+                        format!("tenant {tenant}: a member by token needs at least one claim, else every token of {issuer} is in"),
+                    );
                 }
                 for (name, value) in claims {
                     if let Some(fault) = claim_fault(specs, issuer, name, value) {
@@ -529,7 +546,9 @@ fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
 fn claim_fault(specs: &[ClaimSpec], issuer: &IssuerName, name: &str, value: &ClaimValue) -> Option<String> {
     match specs.iter().find(|spec| spec.name == *name) {
         None => Some(format!("issuer {issuer} has no claim {name}{}", hint(name, specs.iter().map(|spec| spec.name.as_str())))),
-        Some(spec) if spec.ty != value.ty() => Some(format!("the claim {name} of issuer {issuer} is of type {:?}, not {:?}", spec.ty, value.ty())),
+        Some(spec) if spec.ty != value.ty() => {
+            Some(format!("the claim {name} of issuer {issuer} is of type {:?}, not {:?}", spec.ty, value.ty()))
+        }
         Some(_) => None,
     }
 }

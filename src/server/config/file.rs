@@ -9,7 +9,10 @@ use toml::{
 };
 
 use super::{build::Config, build::Draft};
-use crate::model::fault::{Fault, nearest};
+use crate::model::{
+    Timestamp,
+    fault::{Fault, nearest},
+};
 
 /// The largest configuration or policy file, in bytes.
 pub const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -25,16 +28,18 @@ pub(super) struct Reader {
     pub file: String,
     pub dir: PathBuf,
     text: String,
+    /// CAs must not have expired by then.
+    pub now: Timestamp,
     pub faults: Vec<Fault>,
 }
 
 /// Reads and checks a configuration file and everything that it names.
-pub fn load(path: &Path) -> Result<Config, Vec<Fault>> {
+pub fn load(path: &Path, now: Timestamp) -> Result<Config, Vec<Fault>> {
     let file = path.display().to_string();
     let alone = |message: String| vec![Fault { file: file.clone(), line: 0, message }];
     let text = read_bounded(path).map_err(|error| alone(format!("cannot be read: {error}")))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    let mut reader = Reader { file: file.clone(), dir, text, faults: Vec::new() };
+    let mut reader = Reader { file: file.clone(), dir, text, now, faults: Vec::new() };
     let source = reader.text.clone();
     let (root, errors) = DeTable::parse_recoverable(&source);
     if !errors.is_empty() {
@@ -113,7 +118,8 @@ impl Reader {
         match value.into_inner() {
             DeValue::Array(entries) => entries.into_iter().filter_map(|entry| self.section(entry)).collect(),
             _ => {
-                let fault = Fault::at(&self.file, &self.text, start, format!("write [[{name}]], with double brackets: there can be several"));
+                let fault =
+                    Fault::at(&self.file, &self.text, start, format!("write [[{name}]], with double brackets: there can be several"));
                 self.faults.push(fault);
                 Vec::new()
             }

@@ -79,7 +79,8 @@ impl Limits {
             ("drain_timeout", self.drain_timeout, 1, 600),
         ];
         let off = |name: &str, low: u64, high: u64, unit: &str| format!("limits.{name} must be {low} to {high}{unit}");
-        let counts = counts.into_iter().filter(|(_, n, low, high)| n < low || n > high).map(|(name, _, low, high)| off(name, low, high, ""));
+        let counts =
+            counts.into_iter().filter(|(_, n, low, high)| n < low || n > high).map(|(name, _, low, high)| off(name, low, high, ""));
         let spans = spans
             .into_iter()
             .filter(|(_, span, low, high)| span.as_secs() < *low || span.as_secs() > *high)

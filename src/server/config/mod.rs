@@ -8,4 +8,5 @@ mod sections;
 pub use build::{Config, StoreConfig};
 pub use file::load;
 pub use limits::Limits;
+pub(super) use limits::std_duration;
 pub use sections::LogFormat;

@@ -34,7 +34,6 @@ pub(super) fn write(dir: &Path, options: &DevOptions) -> Result<SocketAddr> {
     http.parse().map_err(|error| refuse(&path, &format_args!("server.http: {error}")))
 }
 
-
 fn refuse(path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::new(Code::InvalidRequest, format!("{}: {error}", path.display()))
 }

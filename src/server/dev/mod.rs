@@ -39,7 +39,7 @@ pub struct DevOptions {
 pub async fn run(options: DevOptions) -> Result<()> {
     let dir = prepare(&options)?;
     let path = dir.join("daypass.toml");
-    let config = super::config::load(&path).map_err(|faults| {
+    let config = super::config::load(&path, SystemClock.now()).map_err(|faults| {
         let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         Error::new(crate::model::error::Code::InvalidRequest, lines.join("\n"))
     })?;

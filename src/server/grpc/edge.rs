@@ -13,13 +13,13 @@ use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
 use super::{convert, status::status};
 use crate::{
-    authn::Authenticator,
+    authn::one_authorization,
     clock,
     model::{
         error::{Code, Error, Result},
         identity::Identity,
     },
-    server::{config::Limits, conn::ConnInfo},
+    server::{callers::Callers, config::Limits, conn::ConnInfo},
     vend::{Call, Origin, Vend},
 };
 
@@ -75,7 +75,7 @@ impl Limiters {
 /// The edge: everything that the services share.
 pub(in crate::server) struct Edge {
     pub(in crate::server) vend: Arc<Vend>,
-    pub(in crate::server) authn: Arc<Authenticator>,
+    pub(in crate::server) authn: Arc<Callers>,
     pub(in crate::server) limiters: Arc<Limiters>,
     pub(in crate::server) request_timeout: Duration,
     pub(in crate::server) shutdown: watch::Receiver<bool>,
@@ -134,12 +134,7 @@ impl Edge {
         {
             return Err(Error::new(Code::Unauthenticated, "your client certificate has expired; get a new one and connect again"));
         }
-        let mut headers = request.metadata().get_all("authorization").iter();
-        let authorization = headers.next().map(|value| value.to_str()).transpose();
-        let authorization = authorization.map_err(|_| Error::new(Code::Unauthenticated, "the authorization header is not ASCII"))?;
-        if headers.next().is_some() {
-            return Err(Error::new(Code::Unauthenticated, "send one authorization header, not several"));
-        }
+        let authorization = one_authorization(request.metadata().get_all("authorization").iter().map(|value| value.as_bytes()))?;
         let proof = self.authn.proof(peer.as_deref(), authorization, now).await?;
         self.vend.rules().book.catalog().identify(proof)
     }

@@ -104,10 +104,7 @@ impl LeaseService for Edge {
 
     type RevokeMatchingStream = Pin<Box<dyn Stream<Item = Result<v1::RevokeMatchingResponse, Status>> + Send>>;
 
-    async fn revoke_matching(
-        &self,
-        request: Request<v1::RevokeMatchingRequest>,
-    ) -> Result<Response<Self::RevokeMatchingStream>, Status> {
+    async fn revoke_matching(&self, request: Request<v1::RevokeMatchingRequest>) -> Result<Response<Self::RevokeMatchingStream>, Status> {
         let begun = Instant::now();
         let origin = origin("LeaseService/RevokeMatching", &request);
         let call_id = origin.call_id.clone();

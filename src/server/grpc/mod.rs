@@ -62,8 +62,12 @@ fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Resul
 
 /// What `tonic_health` gives; its type cannot be named shorter.
 pub(super) trait HealthService:
-    tower::Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>, Error = std::convert::Infallible, Future: Send + 'static>
-    + tonic::server::NamedService
+    tower::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<tonic::body::Body>,
+        Error = std::convert::Infallible,
+        Future: Send + 'static,
+    > + tonic::server::NamedService
     + Clone
     + Send
     + Sync

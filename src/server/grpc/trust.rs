@@ -15,10 +15,7 @@ const REFRESH_AFTER: i64 = 300;
 
 #[async_trait]
 impl TrustService for Edge {
-    async fn get_trust_bundle(
-        &self,
-        request: Request<v1::GetTrustBundleRequest>,
-    ) -> Result<Response<v1::GetTrustBundleResponse>, Status> {
+    async fn get_trust_bundle(&self, request: Request<v1::GetTrustBundleRequest>) -> Result<Response<v1::GetTrustBundleResponse>, Status> {
         let begun = Instant::now();
         let origin = origin("TrustService/GetTrustBundle", &request);
         let authorities = self.vend.trust_bundle().into_iter().map(|ca| v1::CertificateAuthority {

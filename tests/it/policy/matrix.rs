@@ -10,7 +10,7 @@ use daypass::{
     policy::{Action, Denial, LeaseAction, PolicyBook},
 };
 
-use super::world::{book, certificate, catalog, job, lease, now, operator, staff, token, vendor};
+use super::world::{book, catalog, certificate, job, lease, now, operator, staff, token, vendor};
 
 const TABLE: &str = include_str!("matrix.txt");
 const SAMPLE: &str = include_str!("sample.cedar");

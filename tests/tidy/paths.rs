@@ -15,7 +15,7 @@ pub struct Used {
 
 /// The paths that production code in a file uses. `file` is its path from the repository's root.
 pub fn used(file: &str, source: &str) -> Vec<Used> {
-    let tokens = without_tests(tokens(source));
+    let tokens = without_tests(&tokens(source));
     let here = module_of(file);
     let children: HashSet<&str> = tokens.windows(2).filter(|pair| pair[0].text == "mod").map(|pair| pair[1].text.as_str()).collect();
     let (imports, raw) = (imports(&tokens), inline(&tokens));
@@ -134,7 +134,7 @@ fn inline(tokens: &[Token]) -> Vec<(usize, Vec<String>)> {
 }
 
 /// Leaves out what follows `#[cfg(test)]`: a module with its body, or any other item up to its end.
-fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
+fn without_tests(tokens: &[Token]) -> Vec<Token> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
     let mut at = 0;

@@ -29,8 +29,6 @@ mod record;
 mod segments;
 pub mod verify;
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 use tokio::sync::watch;
 

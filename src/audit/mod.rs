@@ -29,6 +29,8 @@ mod record;
 mod segments;
 pub mod verify;
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 

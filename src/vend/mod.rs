@@ -37,6 +37,9 @@ use crate::{
     store::LeaseStore,
 };
 
+/// The most leases in a page.
+pub const MAX_PAGE: usize = crate::store::MAX_BATCH;
+
 /// Everything that decisions look at, replaced as a whole on a reload.
 pub struct Rules {
     /// Policies, with the catalog that they were checked against.

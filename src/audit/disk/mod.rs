@@ -27,7 +27,7 @@ use self::{
     queue::Queue,
     writer::Writer,
 };
-use super::{APPEND_TIMEOUT, AuditLog, Health, Receipt};
+use super::{APPEND_TIMEOUT, AuditLog, AuditReader, Health, Receipt};
 use crate::{
     clock::{Clock, SystemClock},
     model::{error::Error, event::Event},
@@ -60,6 +60,7 @@ impl AuditOptions {
 /// An audit log on disk. Dropping it writes what waits and ends the writer; a hung disk is waited for no longer than
 /// [`APPEND_TIMEOUT`].
 pub struct DiskLog {
+    dir: PathBuf,
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
@@ -86,6 +87,7 @@ impl DiskLog {
     }
 
     fn open_on(options: AuditOptions, clock: Arc<dyn Clock>, files: Box<dyn Files>) -> Result<Self, Error> {
+        let dir = options.dir.clone();
         let opened = recover::open(&options.dir, options.segment_bytes, files)?;
         let queue = Arc::new(Queue::new(options.max_waiting, opened.tail.link.seq));
         let mut writer = Writer::new(opened, queue.clone(), clock);
@@ -94,7 +96,7 @@ impl DiskLog {
             .name(String::from("audit"))
             .spawn(move || writer.run())
             .map_err(|error| Error::internal(format_args!("the audit writer cannot be started: {error}")))?;
-        Ok(Self { queue, thread: Some(thread) })
+        Ok(Self { dir, queue, thread: Some(thread) })
     }
 
     /// The newest durable sequence number, for who follows the log; read it with [`super::read`].
@@ -132,6 +134,10 @@ impl AuditLog for DiskLog {
 
     fn health(&self) -> Health {
         self.queue.health(Instant::now())
+    }
+
+    fn reader(&self) -> AuditReader {
+        AuditReader::new(self.dir.clone(), self.subscribe())
     }
 }
 

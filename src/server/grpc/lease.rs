@@ -18,7 +18,7 @@ use crate::{
     },
     proto::v1::{self, lease_service_server::LeaseService},
     server::grpc::Edge,
-    store::MAX_BATCH,
+    vend::MAX_PAGE,
 };
 
 /// Leases in a page when the caller does not say.
@@ -50,8 +50,8 @@ impl LeaseService for Edge {
             let parsed = convert::filter(filter).and_then(|filter| {
                 let after = if page_token.is_empty() { None } else { Some(convert::lease_id(&page_token)?) };
                 let size = if page_size == 0 { DEFAULT_PAGE } else { page_size } as usize;
-                if size > MAX_BATCH {
-                    return Err(Error::new(Code::InvalidRequest, format!("page_size is at most {MAX_BATCH}")));
+                if size > MAX_PAGE {
+                    return Err(Error::new(Code::InvalidRequest, format!("page_size is at most {MAX_PAGE}")));
                 }
                 Ok((filter, after, size))
             });

@@ -134,7 +134,7 @@ impl Ready {
                     private_key_file,
                     ca_file,
                 };
-                // The text holds a private key when there is no directory: it is wiped with its buffer.
+                // The text may hold the private key: this buffer is wiped, as the others of it are.
                 let mut text = Zeroizing::new(Vec::with_capacity(16 * 1024));
                 output::json(&mut *text, &IssuedJson { lease: &lease, credential })?;
                 out.write_all(&text)?;

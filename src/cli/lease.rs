@@ -171,12 +171,12 @@ impl Watch for Progress {
 
 async fn matching(client: &mut Client, filter: LeaseFilter, dry_run: bool, reason: &str, watch: &mut dyn Watch) -> Result<Tally> {
     let mut tally = Tally { dry_run, ..Tally::default() };
-    let mut ended = false;
+    let (mut counted, mut ended) = (false, false);
     let mut steps = client.revoke_matching(filter, dry_run, reason).await?;
     while let Some(step) = steps.next().await? {
         watch.step(&step, dry_run);
         match step {
-            RevokeStep::Matched { count, denied } => (tally.matched, tally.denied) = (count, denied),
+            RevokeStep::Matched { count, denied } => (counted, tally.matched, tally.denied) = (true, count, denied),
             RevokeStep::Progress { revoked, failed: _ } => tally.revoked = revoked,
             RevokeStep::Failure(failure) => tally.failed.push(failure),
             RevokeStep::Summary { revoked, failed: _, live_until } => {
@@ -185,7 +185,10 @@ async fn matching(client: &mut Client, filter: LeaseFilter, dry_run: bool, reaso
             }
         }
     }
-    if ended || dry_run {
+    if !counted {
+        return Err(Error::bad_answer("lacks the count of what matches"));
+    }
+    if ended || dry_run || tally.matched == 0 {
         return Ok(tally);
     }
     let text = format!(
@@ -202,9 +205,7 @@ impl Tally {
             TextFormat::Json => output::json(out, self),
             TextFormat::Text if self.dry_run => writeln!(out, "{} would be revoked", leases(self.matched)),
             TextFormat::Text => {
-                let until =
-                    self.live_until.map(|at| format!("; may be accepted until {at} by who does not read the CRL")).unwrap_or_default();
-                let until = if self.live_until.is_some() { until } else { String::new() };
+                let until = self.live_until.map(|at| format!("; what was revoked may be accepted until {at}")).unwrap_or_default();
                 writeln!(out, "{} revoked, {} failed{until}", leases(self.revoked), self.failed.len())
             }
         }

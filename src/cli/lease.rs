@@ -57,7 +57,7 @@ pub async fn list(client: &mut Client, args: List, now: Timestamp, out: &mut dyn
     }
     out.flush()?;
     if more {
-        output::note(&format!("there are more than these {limit}; see them with a larger --limit"));
+        output::note(&format!("there are more than these {limit}; see them with a larger --limit"), format == TableFormat::Json);
     }
     Ok(Exit::Done)
 }
@@ -156,13 +156,13 @@ impl Watch for Progress {
         match step {
             RevokeStep::Matched { count, denied } => {
                 if !dry_run {
-                    output::note(&format!("{} match", leases(*count)));
+                    output::note(&format!("{} match", leases(*count)), false);
                 }
                 if *denied > 0 {
-                    output::note(&format!("{} more match that you may not revoke; they are left alone", leases(*denied)));
+                    output::note(&format!("{} more match that you may not revoke; they are left alone", leases(*denied)), false);
                 }
             }
-            RevokeStep::Progress { revoked, failed } => output::note(&format!("{revoked} revoked, {failed} failed")),
+            RevokeStep::Progress { revoked, failed } => output::note(&format!("{revoked} revoked, {failed} failed"), false),
             RevokeStep::Failure(failure) => tell_failure(failure),
             RevokeStep::Summary { .. } => {}
         }
@@ -213,7 +213,7 @@ impl Tally {
 }
 
 fn tell_failure(failure: &RevokeFailure) {
-    output::note(&format!("{} not revoked: {} ({})", failure.id, failure.message, failure.code));
+    output::note(&format!("{} not revoked: {} ({})", failure.id, failure.message, failure.code), false);
 }
 
 fn leases(count: u64) -> String {

@@ -50,6 +50,7 @@ pub struct Seen {
     pub revoke_reason: Mutex<String>,
     pub tails: Mutex<Vec<v1::TailRequest>>,
     pub connections: AtomicUsize,
+    pub handshake: Mutex<String>,
 }
 
 impl Seen {
@@ -136,11 +137,13 @@ fn tls(pki: &Pki, name: &str, until: i32) -> ServerConfig {
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, accepted: mpsc::Sender<std::io::Result<Io>>, seen: Arc<Seen>, after: After) {
     while let Ok((tcp, _)) = listener.accept().await {
         seen.connections.fetch_add(1, Ordering::SeqCst);
-        let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+        let (acceptor, accepted, seen) = (acceptor.clone(), accepted.clone(), Arc::clone(&seen));
         tokio::spawn(async move {
-            if let Ok(stream) = acceptor.accept(tcp).await
-                && after == After::Serve
-            {
+            let Ok(stream) = acceptor.accept(tcp).await else { return };
+            let tls = stream.get_ref().1;
+            let group = tls.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
+            *seen.handshake.lock().unwrap() = format!("{:?} {group:?}", tls.protocol_version());
+            if after == After::Serve {
                 // The server has ended when nobody takes it.
                 let _ = accepted.send(Ok(Io(stream))).await;
             }

@@ -414,6 +414,7 @@ mod tests {
             "daypass issue web -o yaml",
             "daypass lease get nonsense",
             "daypass lease list --limit 0",
+            "daypass lease list --limit 100001",
             "daypass lease list --state gone",
             "daypass lease list --role No_Such",
             "daypass audit tail --last 5 --after-seq 3",

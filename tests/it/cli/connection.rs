@@ -157,3 +157,9 @@ fn the_handshake_is_post_quantum() {
     assert_eq!(server.run("whoami").code, 0);
     assert_eq!(*server.seen.handshake.lock().unwrap(), "Some(TLSv1_3) Some(X25519MLKEM768)");
 }
+
+#[test]
+fn an_answer_that_is_too_large_is_refused() {
+    let run = Server::new().run("explain huge -o json");
+    assert_eq!((run.code, run.error().0.as_str()), (1, "OUT_OF_RANGE"), "{run:?}");
+}

@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use daypass::proto::v1::{
-    self, audit_service_server::AuditServiceServer, credential_service_server::CredentialServiceServer,
-    lease_service_server::LeaseServiceServer,
+use daypass::{
+    client::MAX_ANSWER,
+    proto::v1::{
+        self, audit_service_server::AuditServiceServer, credential_service_server::CredentialServiceServer,
+        lease_service_server::LeaseServiceServer,
+    },
 };
 use futures::{StreamExt, stream};
 use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier, version::TLS13};
@@ -268,7 +271,7 @@ impl v1::credential_service_server::CredentialService for Canned {
             allowed,
             reason: if allowed { String::new() } else { "DENIED".to_owned() },
             policies: vec![policy],
-            policy_version: "0123456789ab".to_owned(),
+            policy_version: if request.get_ref().role == "huge" { "x".repeat(MAX_ANSWER) } else { "0123456789ab".to_owned() },
         }))
     }
 

@@ -23,6 +23,11 @@ use crate::client::{
 struct Verified {
     records: u64,
     segments: u64,
+    /// The newest record's number and hash: who keeps them elsewhere can tell later that nothing was cut off.
+    last_seq: u64,
+    last_hash: String,
+    /// Bytes at the end of a live log that are no whole record yet.
+    unfinished_bytes: u64,
 }
 
 /// `audit tail`.
@@ -57,7 +62,13 @@ pub fn verify(path: &Path, format: TextFormat, out: &mut dyn Write) -> Outcome {
     std::fs::metadata(path).map_err(|error| Error::usage(format!("{} cannot be read: {}", path.display(), plain(&error))))?;
     let verified = check(path)?;
     match format {
-        TextFormat::Text => writeln!(out, "whole: {} records in {} files", verified.records, verified.segments)?,
+        TextFormat::Text => {
+            let Verified { records, segments, last_seq, last_hash, unfinished_bytes } = verified;
+            writeln!(out, "whole: {records} records in {segments} files; the last is {last_seq}, with hash {}", one_line(&last_hash))?;
+            if unfinished_bytes > 0 {
+                writeln!(out, "{unfinished_bytes} bytes at the end are no whole record yet")?;
+            }
+        }
         TextFormat::Json => output::json(out, &verified)?,
     }
     Ok(Exit::Done)
@@ -65,11 +76,17 @@ pub fn verify(path: &Path, format: TextFormat, out: &mut dyn Write) -> Outcome {
 
 /// The one place that calls the verifier.
 fn check(path: &Path) -> Result<Verified> {
-    let checked = crate::audit::verify::verify(path).map(|whole| (whole.records, whole.segments)).map_err(|broken| broken.to_string());
-    match checked {
-        Ok((records, segments)) => Ok(Verified { records, segments }),
-        Err(broken) => Err(Error::new(Kind::Other, "AUDIT_BROKEN", format!("the audit log is not whole: {}", one_line(&broken)))),
-    }
+    let told = |broken: crate::audit::verify::Broken| {
+        Error::new(Kind::Other, "AUDIT_BROKEN", format!("the audit log is not whole: {}", one_line(&broken.to_string())))
+    };
+    let whole = crate::audit::verify::verify(path).map_err(told)?;
+    Ok(Verified {
+        records: whole.records,
+        segments: whole.segments,
+        last_seq: whole.last_seq,
+        last_hash: whole.last_hash,
+        unfinished_bytes: whole.unfinished_bytes,
+    })
 }
 
 /// A record on one line: when, what, how it ended, who, which role and lease.

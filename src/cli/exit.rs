@@ -21,6 +21,10 @@ pub enum Exit {
     NotFound = 5,
     /// Unavailable, or timed out.
     Unavailable = 6,
+    /// Ended by SIGINT: 128 and its number, as shells have it.
+    Interrupted = 130,
+    /// Ended by SIGTERM.
+    Terminated = 143,
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -49,6 +53,8 @@ pub enum Stop {
     Error(Error),
     /// Whoever read our output has gone: nothing is left to say.
     ClosedPipe,
+    /// The process was told to end.
+    Signal(Exit),
 }
 
 /// What a command gives.

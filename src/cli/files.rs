@@ -47,18 +47,18 @@ impl Drop for Staged {
 }
 
 impl OutDir {
-    /// Makes the directory (mode 0700) when it is missing, and sees that each of our files in it can be replaced, before
+    /// Makes the directory (mode 0700) when it is missing, and sees that each of `names` in it can be replaced, before
     /// the server is asked for anything.
     ///
     /// # Errors
     /// Usage, when a target is a symbolic link or no plain file, or the path is no directory; else what the disk says.
-    pub fn prepare(path: &Path) -> Result<Self> {
+    pub fn prepare(path: &Path, names: &[&str]) -> Result<Self> {
         let absolute = std::path::absolute(path).map_err(|error| fault(path, &error))?;
         DirBuilder::new().recursive(true).mode(0o700).create(&absolute).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::usage(format!("--out {} is no directory; name another one", path.display())),
             _ => fault(path, &error),
         })?;
-        for name in [KEY, CA, CERTIFICATE] {
+        for name in names {
             refuse_odd_target(&absolute.join(name))?;
         }
         Ok(Self { path: absolute, staged: Vec::new() })
@@ -124,6 +124,8 @@ mod tests {
 
     use super::*;
 
+    const ALL: &[&str] = &[KEY, CA, CERTIFICATE];
+
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
@@ -138,7 +140,7 @@ mod tests {
     fn a_new_directory_and_its_key_are_for_the_owner_only() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("a/b");
-        let mut out = OutDir::prepare(&dir).unwrap();
+        let mut out = OutDir::prepare(&dir, ALL).unwrap();
         out.stage(KEY, 0o600, b"key").unwrap();
         out.stage(CERTIFICATE, 0o644, b"certificate").unwrap();
         assert_eq!(names(&dir).len(), 2);
@@ -155,7 +157,7 @@ mod tests {
         let key = dir.path().join(KEY);
         fs::write(&key, "old").unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-        let mut out = OutDir::prepare(dir.path()).unwrap();
+        let mut out = OutDir::prepare(dir.path(), ALL).unwrap();
         out.stage(KEY, 0o600, b"new").unwrap();
         assert_eq!(fs::read(&key).unwrap(), b"old");
         out.commit().unwrap();
@@ -166,7 +168,7 @@ mod tests {
     fn what_is_not_committed_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CERTIFICATE), "old").unwrap();
-        let mut out = OutDir::prepare(dir.path()).unwrap();
+        let mut out = OutDir::prepare(dir.path(), ALL).unwrap();
         out.stage(KEY, 0o600, b"key").unwrap();
         out.stage(CERTIFICATE, 0o644, b"new").unwrap();
         drop(out);
@@ -180,12 +182,12 @@ mod tests {
         let elsewhere = dir.path().join("elsewhere");
         fs::write(&elsewhere, "precious").unwrap();
         let out = dir.path().join("out");
-        let mut prepared = OutDir::prepare(&out).unwrap();
+        let mut prepared = OutDir::prepare(&out, ALL).unwrap();
         prepared.stage(KEY, 0o600, b"key").unwrap();
         symlink(&elsewhere, out.join(KEY)).unwrap();
         assert_eq!(prepared.commit().unwrap_err().kind(), Kind::Usage);
         assert_eq!(names(&out), [KEY]);
-        assert!(OutDir::prepare(&out).unwrap_err().message().contains("symbolic link"));
+        assert!(OutDir::prepare(&out, ALL).unwrap_err().message().contains("symbolic link"));
         assert_eq!(fs::read(&elsewhere).unwrap(), b"precious");
     }
 
@@ -193,15 +195,15 @@ mod tests {
     fn a_directory_in_the_way_and_a_file_as_directory_are_usage() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(CERTIFICATE)).unwrap();
-        assert_eq!(OutDir::prepare(dir.path()).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(OutDir::prepare(dir.path(), ALL).unwrap_err().kind(), Kind::Usage);
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(OutDir::prepare(&file).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(OutDir::prepare(&file, ALL).unwrap_err().kind(), Kind::Usage);
     }
 
     #[test]
     fn paths_are_absolute() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(OutDir::prepare(dir.path()).unwrap().file(KEY).is_absolute());
+        assert!(OutDir::prepare(dir.path(), ALL).unwrap().file(KEY).is_absolute());
     }
 }

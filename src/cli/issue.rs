@@ -62,23 +62,23 @@ struct X509Json<'a> {
 }
 
 /// `issue`.
-pub async fn issue(connect: impl FnOnce() -> Result<Client>, args: Issue, out: &mut dyn Write) -> Outcome {
+pub async fn issue(client: &mut Client, args: Issue, out: &mut dyn Write) -> Outcome {
     let Issue { role, making, request_id } = args;
     check_role(&role)?;
     let ttl = making.ttl;
     let ready = Ready::new(making)?;
     let request_id = request_id.unwrap_or_else(|| uuid::Builder::from_random_bytes(clock::random()).into_uuid().to_string());
     let order = IssueOrder { role, ttl, request_id, csr_der: ready.csr.der().to_vec() };
-    let issued = connect()?.issue(order).await?;
+    let issued = client.issue(order).await?;
     ready.deliver(issued, out)
 }
 
 /// `lease renew`.
-pub async fn renew(connect: impl FnOnce() -> Result<Client>, lease_id: String, making: Making, out: &mut dyn Write) -> Outcome {
+pub async fn renew(client: &mut Client, lease_id: String, making: Making, out: &mut dyn Write) -> Outcome {
     let ttl = making.ttl;
     let ready = Ready::new(making)?;
     let order = RenewOrder { lease_id, ttl, csr_der: ready.csr.der().to_vec() };
-    let issued = connect()?.renew(order).await?;
+    let issued = client.renew(order).await?;
     ready.deliver(issued, out)
 }
 
@@ -99,7 +99,8 @@ impl Ready {
             Some(path) => (None, read_csr(&path)?),
             None => csr::make().map(|(key, csr)| (Some(key), csr))?,
         };
-        let mut out = out.map(|path| OutDir::prepare(&path)).transpose()?;
+        let names: &[_] = if key.is_some() { &[files::KEY, files::CA, files::CERTIFICATE] } else { &[files::CA, files::CERTIFICATE] };
+        let mut out = out.map(|path| OutDir::prepare(&path, names)).transpose()?;
         if let (Some(out), Some(key)) = (&mut out, &key) {
             out.stage(files::KEY, 0o600, key.pem().as_bytes())?;
         }
@@ -134,7 +135,7 @@ impl Ready {
                     private_key_file,
                     ca_file,
                 };
-                // The text holds a private key when there is no directory: it is wiped with its buffer.
+                // The text may hold the private key: this buffer is wiped, as the others of it are.
                 let mut text = Zeroizing::new(Vec::with_capacity(16 * 1024));
                 output::json(&mut *text, &IssuedJson { lease: &lease, credential })?;
                 out.write_all(&text)?;

@@ -57,7 +57,7 @@ pub async fn list(client: &mut Client, args: List, now: Timestamp, out: &mut dyn
     }
     out.flush()?;
     if more {
-        output::note(&format!("there are more than these {limit}; see them with a larger --limit"));
+        output::note(&format!("there are more than these {limit}; see them with a larger --limit"), format == TableFormat::Json);
     }
     Ok(Exit::Done)
 }
@@ -156,13 +156,13 @@ impl Watch for Progress {
         match step {
             RevokeStep::Matched { count, denied } => {
                 if !dry_run {
-                    output::note(&format!("{} match", leases(*count)));
+                    output::note(&format!("{} match", leases(*count)), false);
                 }
                 if *denied > 0 {
-                    output::note(&format!("{} more match that you may not revoke; they are left alone", leases(*denied)));
+                    output::note(&format!("{} more match that you may not revoke; they are left alone", leases(*denied)), false);
                 }
             }
-            RevokeStep::Progress { revoked, failed } => output::note(&format!("{revoked} revoked, {failed} failed")),
+            RevokeStep::Progress { revoked, failed } => output::note(&format!("{revoked} revoked, {failed} failed"), false),
             RevokeStep::Failure(failure) => tell_failure(failure),
             RevokeStep::Summary { .. } => {}
         }
@@ -171,12 +171,12 @@ impl Watch for Progress {
 
 async fn matching(client: &mut Client, filter: LeaseFilter, dry_run: bool, reason: &str, watch: &mut dyn Watch) -> Result<Tally> {
     let mut tally = Tally { dry_run, ..Tally::default() };
-    let mut ended = false;
+    let (mut counted, mut ended) = (false, false);
     let mut steps = client.revoke_matching(filter, dry_run, reason).await?;
     while let Some(step) = steps.next().await? {
         watch.step(&step, dry_run);
         match step {
-            RevokeStep::Matched { count, denied } => (tally.matched, tally.denied) = (count, denied),
+            RevokeStep::Matched { count, denied } => (counted, tally.matched, tally.denied) = (true, count, denied),
             RevokeStep::Progress { revoked, failed: _ } => tally.revoked = revoked,
             RevokeStep::Failure(failure) => tally.failed.push(failure),
             RevokeStep::Summary { revoked, failed: _, live_until } => {
@@ -185,7 +185,10 @@ async fn matching(client: &mut Client, filter: LeaseFilter, dry_run: bool, reaso
             }
         }
     }
-    if ended || dry_run {
+    if !counted {
+        return Err(Error::bad_answer("lacks the count of what matches"));
+    }
+    if ended || dry_run || tally.matched == 0 {
         return Ok(tally);
     }
     let text = format!(
@@ -202,9 +205,7 @@ impl Tally {
             TextFormat::Json => output::json(out, self),
             TextFormat::Text if self.dry_run => writeln!(out, "{} would be revoked", leases(self.matched)),
             TextFormat::Text => {
-                let until =
-                    self.live_until.map(|at| format!("; may be accepted until {at} by who does not read the CRL")).unwrap_or_default();
-                let until = if self.live_until.is_some() { until } else { String::new() };
+                let until = self.live_until.map(|at| format!("; what was revoked may be accepted until {at}")).unwrap_or_default();
                 writeln!(out, "{} revoked, {} failed{until}", leases(self.revoked), self.failed.len())
             }
         }
@@ -212,7 +213,7 @@ impl Tally {
 }
 
 fn tell_failure(failure: &RevokeFailure) {
-    output::note(&format!("{} not revoked: {} ({})", failure.id, failure.message, failure.code));
+    output::note(&format!("{} not revoked: {} ({})", failure.id, failure.message, failure.code), false);
 }
 
 fn leases(count: u64) -> String {

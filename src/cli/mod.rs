@@ -8,6 +8,7 @@ mod issue;
 mod lease;
 mod output;
 mod usage;
+mod values;
 
 use std::{
     env,
@@ -16,6 +17,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     args::{Args, Audit, Command, Connection, Issue, IssueFormat, Lease, List, Making, Revoke, TableFormat, TextFormat},
@@ -43,6 +45,7 @@ pub fn run(words: Vec<OsString>) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(Stop::ClosedPipe) => Exit::Done,
+        Err(Stop::Signal(exit)) => exit,
         Err(Stop::Error(error)) => {
             output::error(&error, as_json);
             error.kind().into()
@@ -65,16 +68,34 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime =
                 runtime.map_err(|error| Error::new(Kind::Other, "SYSTEM", format!("this system gives no event loop: {error}")))?;
-            let outcome = runtime.block_on(call(connection, command, out));
+            let outcome = runtime.block_on(async {
+                tokio::select! {
+                    outcome = call(connection, command, out) => outcome,
+                    stop = signalled() => Err(stop),
+                }
+            });
             runtime.shutdown_background();
             outcome
         }
     }
 }
 
+/// Ends when the process is told to: then what the call began is dropped, and with it the files that are not done.
+async fn signalled() -> Stop {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        // Without handlers a signal ends the process as it always did.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => Stop::Signal(Exit::Interrupted),
+        _ = terminate.recv() => Stop::Signal(Exit::Terminated),
+    }
+}
+
 async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> Outcome {
     let now = SystemClock.now();
-    let connect = || client(connection);
+    let as_json = command.is_json();
+    let connect = || client(connection, as_json);
     match command {
         Command::Whoami { output } => {
             let who = connect()?.who_am_i().await?;
@@ -93,8 +114,8 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
             }
             Ok(Exit::Done)
         }
-        Command::Issue(args) => issue::issue(connect, args, out).await,
-        Command::Lease(Lease::Renew { id, making }) => issue::renew(connect, id, making, out).await,
+        Command::Issue(args) => issue::issue(&mut connect()?, args, out).await,
+        Command::Lease(Lease::Renew { id, making }) => issue::renew(&mut connect()?, id, making, out).await,
         Command::Lease(Lease::List(args)) => lease::list(&mut connect()?, args, now, out).await,
         Command::Lease(Lease::Get { id, output }) => lease::get(&mut connect()?, &id, output, out).await,
         Command::Lease(Lease::Revoke(args)) => {
@@ -113,10 +134,10 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
 }
 
 /// A client by the flags and the environment; warnings go to standard error.
-fn client(connection: Connection) -> Result<Client> {
+fn client(connection: Connection, as_json: bool) -> Result<Client> {
     let settings = Settings::load(connection.into(), &|name| env::var_os(name))?;
     for warning in &settings.warnings {
-        output::note(&format!("warning: {warning}"));
+        output::note(&format!("warning: {warning}"), as_json);
     }
     Client::new(settings)
 }

@@ -27,9 +27,13 @@ pub fn error(error: &Error, as_json: bool) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A remark on standard error: one line.
-pub fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "daypass: {}", one_line(text));
+/// A remark on standard error: one line. Beside JSON it is JSON too, so that every line there parses.
+pub fn note(text: &str, as_json: bool) {
+    let line = match as_json {
+        true => json!({"note": {"message": one_line(text)}}).to_string(),
+        false => format!("daypass: {}", one_line(text)),
+    };
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// `whoami`.

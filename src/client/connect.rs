@@ -145,7 +145,10 @@ impl Connector {
         let Self { address, roots, .. } = self;
         let clock = "is it due for renewal, or is this machine's clock wrong?";
         let text = match why {
-            C::UnknownIssuer => format!("it is signed by no CA of {roots}; set DAYPASS_CA to the server's ca.pem if you trust it"),
+            // A CA that was made anew under its old name shows as a bad signature.
+            C::UnknownIssuer | C::BadSignature => {
+                format!("it is signed by no CA of {roots}; set DAYPASS_CA to the server's ca.pem if you trust it")
+            }
             C::NotValidForName | C::NotValidForNameContext { .. } => {
                 format!("it is not for the name {}; use a name that is in it", address.host)
             }
@@ -236,25 +239,30 @@ impl AlertKeeper {
         }
     }
 
-    /// After a failed write: the server may have said why before it closed, and nobody will read it any more.
-    fn drain(&mut self, cx: &mut Context<'_>) {
-        let mut scratch = [0; 1024];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(Err(error)) => return self.keep(&error),
-                Poll::Ready(Ok(())) | Poll::Pending => return,
-            }
-        }
-    }
-
+    /// After a failed write the server may have said why before it closed, and nobody would read it any more: so the error
+    /// waits until everything that came has been read. A broken connection is readable to its end, so this is short; the
+    /// call's time limit bounds it.
     fn after_write<T>(&mut self, cx: &mut Context<'_>, outcome: io::Result<T>) -> Poll<io::Result<T>> {
         if let Err(error) = &outcome {
             self.keep(error);
-            self.drain(cx);
+            ready!(self.read_out(cx));
         }
         Poll::Ready(outcome)
+    }
+
+    fn read_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) => return Poll::Ready(()),
+                Err(error) => {
+                    self.keep(&error);
+                    return Poll::Ready(());
+                }
+            }
+        }
     }
 }
 

@@ -89,13 +89,13 @@ fn table(book: &PolicyBook) -> String {
         }
     }
     let callers = callers();
-    let mut text = format!("{:<34}", "");
+    let mut text = format!("{:<40}", "");
     for (name, _) in &callers {
         write!(text, "{name:<18}").unwrap();
     }
     text = text.trim_end().to_owned() + "\n";
     for (row, decide) in &rows {
-        let mut line = format!("{row:<34}");
+        let mut line = format!("{row:<40}");
         for (_, caller) in &callers {
             write!(line, "{:<18}", decide(caller)).unwrap();
         }

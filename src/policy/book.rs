@@ -73,7 +73,8 @@ impl PolicyBook {
     /// it has), templates, equal `@id`s, and each policy that a lint refuses (`blanket-permit`, `mutable-identity`,
     /// `wide-pattern`) and that gives no `@reason`.
     pub fn load(file: &str, text: &str, catalog: Arc<Catalog>, version: &str) -> Result<Self, Vec<Fault>> {
-        let failed = |why: String| vec![Fault { file: file.to_owned(), line: 0, message: format!("the policies cannot be checked: {why}") }];
+        let failed =
+            |why: String| vec![Fault { file: file.to_owned(), line: 0, message: format!("the policies cannot be checked: {why}") }];
         std::thread::scope(|scope| {
             let loading = || Self::load_here(file, text, catalog, version);
             let thread = std::thread::Builder::new().name("policy-load".to_owned()).stack_size(LOAD_STACK).spawn_scoped(scope, loading);
@@ -201,11 +202,14 @@ impl Loader<'_> {
         let policy = match Policy::parse(Some(neutral.clone()), statement.text()) {
             Ok(policy) => policy,
             Err(_) if Template::parse(Some(neutral), statement.text()).is_ok_and(|t| t.slots().next().is_some()) => {
-                return Err(here("templates are not taken here: name the principal and the resource instead of ?principal and ?resource".into()));
+                return Err(here(
+                    "templates are not taken here: name the principal and the resource instead of ?principal and ?resource".into(),
+                ));
             }
             Err(errors) => return Err(self.syntax(statement, &errors)),
         };
-        let tree = Tree::of(&policy).ok_or_else(|| here("this policy cannot be read back from its parsed form; write it more simply".into()))?;
+        let tree =
+            Tree::of(&policy).ok_or_else(|| here("this policy cannot be read back from its parsed form; write it more simply".into()))?;
         let id = policy.annotation("id").map_or_else(|| format!("policy{}", position + 1), str::to_owned);
         if id.is_empty() || id.len() > MAX_POLICY_ID || id.chars().any(char::is_control) {
             return Err(here(format!("an @id is 1 to {MAX_POLICY_ID} bytes without control characters")));
@@ -252,7 +256,8 @@ impl Loader<'_> {
         match self.text.parse::<PolicySet>() {
             Ok(whole) => {
                 let bodies = |policies: &mut dyn Iterator<Item = &Policy>| -> Vec<String> {
-                    let mut all: Vec<_> = policies.map(|policy| policy.to_json().map_or_else(|e| e.to_string(), |json| json.to_string())).collect();
+                    let mut all: Vec<_> =
+                        policies.map(|policy| policy.to_json().map_or_else(|e| e.to_string(), |json| json.to_string())).collect();
                     all.sort();
                     all
                 };

@@ -11,7 +11,11 @@ use super::{
     schema::token_type,
     syntax::{Scope, text_of},
 };
-use crate::model::{catalog::Catalog, fault::nearest};
+use crate::model::{
+    catalog::Catalog,
+    fault::nearest,
+    name::{RoleName, TenantName},
+};
 
 /// What was found in one policy.
 #[derive(Debug, Default)]
@@ -52,8 +56,8 @@ impl<'a> Checker<'a> {
             let short = ty.rsplit("::").next().unwrap_or(&ty);
             let at = policy.statement.find(&[short, "::"], &id).unwrap_or(policy.statement.start());
             let message = match ty.as_str() {
-                "Role" => unknown("role", &id, self.catalog.roles.keys().map(|name| name.as_str())),
-                "Tenant" => unknown("tenant", &id, self.catalog.tenants.keys().map(|name| name.as_str())),
+                "Role" => unknown("role", &id, self.catalog.roles.keys().map(RoleName::as_str)),
+                "Tenant" => unknown("tenant", &id, self.catalog.tenants.keys().map(TenantName::as_str)),
                 "Action" => unknown("action", &id, Action::ALL.into_iter().map(Action::as_str)),
                 "Lease" => Some("a policy cannot name one lease; constrain its role, tenant, subject or own instead".to_owned()),
                 _ => self.unknown_type(&ty),
@@ -123,7 +127,8 @@ impl<'a> Checker<'a> {
             (["principal"], true, false) => "principal (a Certificate)".to_owned(),
             _ => parent.join("."),
         };
-        let hint = nearest(name, known.iter().copied()).map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near}?"));
+        let hint = nearest(name, known.iter().copied())
+            .map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near}?"));
         Some(format!("{whose} has no attribute {name}{hint}"))
     }
 
@@ -137,7 +142,8 @@ impl<'a> Checker<'a> {
             more => format!("of the issuers {}", more.iter().map(|(issuer, _)| *issuer).collect::<Vec<_>>().join(", ")),
         };
         let near = nearest(name, issuers.iter().flat_map(|(_, claims)| claims.iter().copied()));
-        let hint = near.map_or_else(|| "; add it to the issuer's claims in the configuration".to_owned(), |near| format!("; did you mean {near}?"));
+        let hint = near
+            .map_or_else(|| "; add it to the issuer's claims in the configuration".to_owned(), |near| format!("; did you mean {near}?"));
         Some(format!("unknown claim {name} {whose}{hint}"))
     }
 
@@ -161,7 +167,9 @@ impl<'a> Checker<'a> {
         for error in result.validation_errors() {
             let repeats = matches!(
                 error,
-                ValidationError::UnrecognizedEntityType(_) | ValidationError::UnrecognizedActionId(_) | ValidationError::UnsafeAttributeAccess(_)
+                ValidationError::UnrecognizedEntityType(_)
+                    | ValidationError::UnrecognizedActionId(_)
+                    | ValidationError::UnsafeAttributeAccess(_)
             );
             if !(said && repeats) {
                 found.faults.push((place(error), self.rephrase(error, policy)));

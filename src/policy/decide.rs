@@ -75,7 +75,13 @@ impl PolicyBook {
         let role = self.role_of(&caller, role).ok_or_else(|| self.refuse(self.no_role(&caller, role, peer_address, now)))?;
         self.in_force(&caller, now)?;
         let ttl = self.ttl(role, ttl)?;
-        let ask = Ask { action: Action::Issue, target: Target::Role(&role.name, Some(role)), ttl_seconds: Some(ttl.as_secs()), peer_address, now };
+        let ask = Ask {
+            action: Action::Issue,
+            target: Target::Role(&role.name, Some(role)),
+            ttl_seconds: Some(ttl.as_secs()),
+            peer_address,
+            now,
+        };
         let policies = self.permit(&caller, &ask)?;
         let end = caller.tenant.ends_at.unwrap_or(Timestamp::MAX);
         let expires_at = whole_second(after(now, ttl).min(end));
@@ -93,7 +99,13 @@ impl PolicyBook {
     ///
     /// # Errors
     /// `Denied`, or `RoleNotFound` when the caller cannot have the role at all, and as for [`Self::decide_issue`].
-    pub fn decide_explain(&self, identity: &Identity, role: &RoleName, peer_address: Option<IpAddr>, now: Timestamp) -> Result<(), Box<Denial>> {
+    pub fn decide_explain(
+        &self,
+        identity: &Identity,
+        role: &RoleName,
+        peer_address: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<(), Box<Denial>> {
         let caller = self.caller(identity)?;
         let configured = self.catalog.roles.get(role).map(AsRef::as_ref);
         let ask = Ask { action: Action::Explain, target: Target::Role(role, configured), ttl_seconds: None, peer_address, now };
@@ -165,7 +177,8 @@ impl PolicyBook {
     pub(super) fn in_force(&self, caller: &Caller<'_>, now: Timestamp) -> Result<(), Refused> {
         match caller.tenant.ends_at {
             Some(end) if whole_second(end) <= now => {
-                let message = format!("the contract of tenant {:?} ended at {end}; ask the operators to extend it", caller.tenant.name.as_str());
+                let message =
+                    format!("the contract of tenant {:?} ended at {end}; ask the operators to extend it", caller.tenant.name.as_str());
                 Err(self.refuse(Error::new(Code::TenantEnded, message)))
             }
             _ => Ok(()),
@@ -268,7 +281,8 @@ impl PolicyBook {
     pub(super) fn no_role(&self, caller: &Caller<'_>, role: &RoleName, peer_address: Option<IpAddr>, now: Timestamp) -> Error {
         let word = role.as_str();
         let near = self.catalog.roles.values().filter(|known| nearest(word, [known.name.as_str()]).is_some());
-        let may: Vec<&str> = near.filter(|known| self.may_issue(caller, known, peer_address, now)).map(|known| known.name.as_str()).collect();
+        let may: Vec<&str> =
+            near.filter(|known| self.may_issue(caller, known, peer_address, now)).map(|known| known.name.as_str()).collect();
         let hint = nearest(word, may).map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
         Error::new(Code::RoleNotFound, format!("there is no role {word:?} for you{hint}"))
     }

@@ -69,7 +69,10 @@ pub(super) fn probes(policy: &Parsed<'_>) -> Vec<Probe> {
     let mut probes = Vec::new();
     if let [principal, _, resource] = &parts.scope[..] {
         let (principal, resource) = (statement.words(principal.clone()), statement.words(resource.clone()));
-        let scopes = [(&principal, format!("permit({principal}, action, resource);")), (&resource, format!("permit(principal, action, {resource});"))];
+        let scopes = [
+            (&principal, format!("permit({principal}, action, resource);")),
+            (&resource, format!("permit(principal, action, {resource});")),
+        ];
         let constrains = scopes.into_iter().filter(|(text, _)| !matches!(text.as_str(), "principal" | "resource"));
         probes.extend(constrains.filter_map(|(text, source)| Probe::new(text.clone(), &source)));
     }

@@ -171,17 +171,14 @@ fn certificate_attributes(catalog: &Catalog, peer: &PeerCertificate) -> Result<H
     if !catalog.trust_domains.contains_key(&peer.trust_domain) {
         return Err(Error::new(Code::CertificateRevoked, "your certificate's trust domain is no longer configured; ask the operators"));
     }
-    Ok(HashMap::from([
-        text("trust_domain", peer.trust_domain.as_str()),
-        text("id", &peer.id),
-        text("subject", peer.subject.as_str()),
-    ]))
+    Ok(HashMap::from([text("trust_domain", peer.trust_domain.as_str()), text("id", &peer.id), text("subject", peer.subject.as_str())]))
 }
 
 fn token_attributes(catalog: &Catalog, token: &VerifiedToken) -> Result<HashMap<String, RestrictedExpression>> {
     let refuse = |why: String| Error::new(Code::Unauthenticated, why);
     let issuer = &token.issuer;
-    let specs = catalog.issuers.get(issuer).ok_or_else(|| refuse("your token's issuer is no longer configured; ask the operators".into()))?;
+    let specs =
+        catalog.issuers.get(issuer).ok_or_else(|| refuse("your token's issuer is no longer configured; ask the operators".into()))?;
     let mut claims = Vec::with_capacity(specs.len());
     for spec in specs {
         match token.claims.get(&spec.name) {

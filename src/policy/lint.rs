@@ -64,7 +64,11 @@ pub(super) fn lint(catalog: &Catalog, policy: &Parsed<'_>) -> Found {
         return found;
     }
     if reason.is_none() {
-        let lints = [(BLANKET_PERMIT, blanket(policy)), (MUTABLE_IDENTITY, mutable_identity(catalog, policy)), (WIDE_PATTERN, wide_pattern(policy))];
+        let lints = [
+            (BLANKET_PERMIT, blanket(policy)),
+            (MUTABLE_IDENTITY, mutable_identity(catalog, policy)),
+            (WIDE_PATTERN, wide_pattern(policy)),
+        ];
         for (name, message) in lints {
             found.faults.extend(message.map(|message| (start, format!("[{name}] {message}, or say why in @reason(\"…\")"))));
         }
@@ -111,7 +115,11 @@ fn mutable_identity(catalog: &Catalog, policy: &Parsed<'_>) -> Option<String> {
             (!pinned).then(|| format!("{issuer} (which has {})", ids.join(", ")))
         })
         .collect();
-    let message = |issuers: String| format!("this permit to issue pins no immutable id of the callers of {issuers}: names are given away and taken again; compare one with ==");
+    let message = |issuers: String| {
+        format!(
+            "this permit to issue pins no immutable id of the callers of {issuers}: names are given away and taken again; compare one with =="
+        )
+    };
     (!loose.is_empty()).then(|| message(loose.join(" and ")))
 }
 
@@ -176,7 +184,9 @@ fn wide_pattern(policy: &Parsed<'_>) -> Option<String> {
         }
     });
     let paths: Vec<_> = wide.into_iter().collect();
-    let message = || format!("the * in a pattern over {} also matches / and :, so it can take in more than one name; compare with ==", paths.join(", "));
+    let message = || {
+        format!("the * in a pattern over {} also matches / and :, so it can take in more than one name; compare with ==", paths.join(", "))
+    };
     (!paths.is_empty()).then(message)
 }
 

@@ -36,11 +36,8 @@ pub fn schema(catalog: &Catalog) -> String {
     for (issuer, claims) in &catalog.issuers {
         let name = token_type(issuer);
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "  entity {name} in [Tenant] {{ subject: String, issuer: String, claims: {{ {} }} }};",
-            claim_fields(claims)
-        );
+        let _ =
+            writeln!(text, "  entity {name} in [Tenant] {{ subject: String, issuer: String, claims: {{ {} }} }};", claim_fields(claims));
         principals.push(format!("Token::{name}"));
     }
     text.push_str("}\n\n");

@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_at_its_semicolons_and_not_at_those_in_strings_or_comments() {
-        let text = "// a; b\npermit(principal, action, resource) when { context.x == \"; \\\" ;\" }; // ;\n forbid (principal,action,resource);";
+        let text =
+            "// a; b\npermit(principal, action, resource) when { context.x == \"; \\\" ;\" }; // ;\n forbid (principal,action,resource);";
         let all = statements(text);
         assert_eq!(all.len(), 2);
         assert!(all[0].text().starts_with("permit") && all[0].text().ends_with("};"));

@@ -2,7 +2,9 @@
 
 use cedar_policy::{
     EntityUid, Policy,
-    pst::{ActionConstraint, BinaryOp, Clause, EntityOrSlot, EntityUID, Expr, Literal, PrincipalConstraint, ResourceConstraint, UnaryOp, Var},
+    pst::{
+        ActionConstraint, BinaryOp, Clause, EntityOrSlot, EntityUID, Expr, Literal, PrincipalConstraint, ResourceConstraint, UnaryOp, Var,
+    },
 };
 
 use super::Action;

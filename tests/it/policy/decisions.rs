@@ -77,7 +77,13 @@ fn a_grant_lasts_as_asked_within_the_role_and_the_tenant() {
 fn a_life_outside_the_role_is_refused_by_name_of_the_maximum() {
     let book = book(ALL);
     assert!(issue(&book, &operator(), "web", secs(3600)).is_ok());
-    for ttl in [SignedDuration::from_secs(3601), SignedDuration::ZERO, MIN_TTL - SignedDuration::from_nanos(1), SignedDuration::from_secs(-5), SignedDuration::MAX] {
+    for ttl in [
+        SignedDuration::from_secs(3601),
+        SignedDuration::ZERO,
+        MIN_TTL - SignedDuration::from_nanos(1),
+        SignedDuration::from_secs(-5),
+        SignedDuration::MAX,
+    ] {
         let (code, public) = refusal(issue(&book, &operator(), "web", Some(ttl)));
         assert_eq!(code, Code::InvalidRequest);
         assert!(public.starts_with("the role \"web\" gives 1s to 3600s"), "{public}");
@@ -112,9 +118,15 @@ fn another_tenants_role_looks_like_none() {
 #[test]
 fn a_role_is_suggested_only_to_who_may_have_it() {
     let book = book(SAMPLE);
-    assert_eq!(refusal(issue(&book, &operator(), "wbe", None)), (Code::RoleNotFound, "there is no role \"wbe\" for you; did you mean \"web\"?".into()));
+    assert_eq!(
+        refusal(issue(&book, &operator(), "wbe", None)),
+        (Code::RoleNotFound, "there is no role \"wbe\" for you; did you mean \"web\"?".into())
+    );
     assert_eq!(refusal(issue(&book, &vendor(), "wbe", None)).1, "there is no role \"wbe\" for you");
-    assert_eq!(refusal(issue(&book, &vendor(), "vendor-cliet", None)).1, "there is no role \"vendor-cliet\" for you; did you mean \"vendor-client\"?");
+    assert_eq!(
+        refusal(issue(&book, &vendor(), "vendor-cliet", None)).1,
+        "there is no role \"vendor-cliet\" for you; did you mean \"vendor-client\"?"
+    );
     assert_eq!(refusal(issue(&book, &operator(), "vendor-cliet", None)).1, "there is no role \"vendor-cliet\" for you");
     let roles = |identity: Arc<Identity>| book.roles_for(&identity, None, now()).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(roles(operator()), ["web"]);
@@ -147,7 +159,9 @@ fn a_denial_says_what_to_ask_for() {
 
 #[test]
 fn a_forbid_that_cannot_be_evaluated_forbids() {
-    let text = format!("{ALL}\n@id(\"broken\") forbid(principal, action == Action::\"issue\", resource) when {{ context.ttl_seconds * 9223372036854775807 > 0 }};");
+    let text = format!(
+        "{ALL}\n@id(\"broken\") forbid(principal, action == Action::\"issue\", resource) when {{ context.ttl_seconds * 9223372036854775807 > 0 }};"
+    );
     let denial = issue(&book(&text), &operator(), "web", None).unwrap_err();
     assert_eq!(denial.error.code(), Code::Denied);
     assert_eq!(denial.explanation.lines(), ["policy policy1 (line 1): permits", "policy broken (line 2): forbids"]);
@@ -180,7 +194,9 @@ fn a_caller_that_the_catalog_no_longer_has_is_refused() {
         assert!(book.roles_for(&identity, None, now()).is_empty());
     }
     // A claim that the configuration does not name is not there for policies, and harms nobody.
-    assert!(book.decide_issue(&token("ci", "plain-sso", "x", &[("team", text("a")), ("more", text("b"))]), &web, None, None, now()).is_ok());
+    assert!(
+        book.decide_issue(&token("ci", "plain-sso", "x", &[("team", text("a")), ("more", text("b"))]), &web, None, None, now()).is_ok()
+    );
 }
 
 #[test]
@@ -204,7 +220,10 @@ fn only_an_active_lease_with_life_left_is_renewed() {
     let held = lease("vendor-client", &vendor());
     for state in LeaseState::ALL.into_iter().filter(|state| *state != LeaseState::Active) {
         let (code, public) = refusal(renew(&book, &Lease { state, ..held.clone() }, None, super::world::NOW));
-        assert_eq!((code, public), (Code::LeaseState, format!("the lease is {}; only an active one can be renewed: issue a new one", state.as_str())));
+        assert_eq!(
+            (code, public),
+            (Code::LeaseState, format!("the lease is {}; only an active one can be renewed: issue a new one", state.as_str()))
+        );
     }
     assert_eq!(refusal(renew(&book, &held, None, "2026-03-01T12:04:00Z")).0, Code::LeaseState);
     let spent = Lease { renew_until: held.expires_at, ..held.clone() };
@@ -291,7 +310,9 @@ fn a_decision_among_200_policies() {
     let mut text = String::new();
     for n in 0..200 {
         let role = super::world::role(&format!("role-{n}"), RoleOwner::Shared);
-        text += &format!("permit(principal is Token::github in Tenant::\"ci\", action == Action::\"issue\", resource == Role::\"role-{n}\")\nwhen {{ principal.claims.repository_id == \"74512345\" && principal.claims.ref == \"refs/heads/main\" }};\n");
+        text += &format!(
+            "permit(principal is Token::github in Tenant::\"ci\", action == Action::\"issue\", resource == Role::\"role-{n}\")\nwhen {{ principal.claims.repository_id == \"74512345\" && principal.claims.ref == \"refs/heads/main\" }};\n"
+        );
         catalog.roles.insert(role.name.clone(), Arc::new(role));
     }
     let loading = std::time::Instant::now();

@@ -33,7 +33,10 @@ permit(principal is Certificate in Tenant::"vendor", action == Action::"read", r
 "#;
 
 fn lines(identity: &std::sync::Arc<daypass::model::identity::Identity>, seconds: i64) -> Vec<String> {
-    let text = TEXT.replace("permit(principal is Certificate in Tenant::\"operators\"", "@reason(\"ops\") permit(principal is Certificate in Tenant::\"operators\"");
+    let text = TEXT.replace(
+        "permit(principal is Certificate in Tenant::\"operators\"",
+        "@reason(\"ops\") permit(principal is Certificate in Tenant::\"operators\"",
+    );
     let ttl = Some(daypass::model::SignedDuration::from_secs(seconds));
     book(&text).explain_issue(identity, &"web".parse().unwrap(), ttl, None, now()).lines()
 }
@@ -75,7 +78,9 @@ fn each_failed_condition_is_named_with_its_claims() {
     let open = job_with("refs/heads/main", &[prod.clone(), ("protected", ClaimValue::Boolean(false))]);
     assert_eq!(
         lines(&open, 300),
-        with_rest(&["policy deploy-main (line 1): failed: unless principal.claims has protected && !principal.claims.protected (claim protected)"])
+        with_rest(&[
+            "policy deploy-main (line 1): failed: unless principal.claims has protected && !principal.claims.protected (claim protected)"
+        ])
     );
     assert_eq!(lines(&job_with("refs/heads/main", &[prod]), 300), with_rest(&["policy deploy-main (line 1): permits"]));
 }
@@ -95,7 +100,9 @@ fn a_scope_that_did_not_hold_is_named_alone() {
 
 #[test]
 fn an_explanation_says_how_it_ends() {
-    let book = book("@id(\"a\") permit(principal is Certificate in Tenant::\"operators\", action == Action::\"issue\", resource == Role::\"web\");");
+    let book = book(
+        "@id(\"a\") permit(principal is Certificate in Tenant::\"operators\", action == Action::\"issue\", resource == Role::\"web\");",
+    );
     let web = "web".parse().unwrap();
     let yes = book.explain_issue(&operator(), &web, None, None, now());
     assert!(yes.allowed && yes.reason.is_empty() && yes.policy_version == "v1" && yes.lines() == ["policy a (line 1): permits"]);
@@ -111,7 +118,10 @@ fn an_explanation_says_how_it_ends() {
 fn an_explanation_is_bounded() {
     let conditions: Vec<_> = (0..40).map(|n| format!("principal.subject == \"{n}{}\"", "é".repeat(400))).collect();
     let other = "forbid(principal in Tenant::\"vendor\", action == Action::\"issue\", resource == Role::\"web\") when { principal.subject == \"x\" };\n";
-    let mine = format!("@id(\"mine\") permit(principal is Certificate in Tenant::\"operators\", action == Action::\"issue\", resource == Role::\"web\") when {{ {} }};", conditions.join(" && "));
+    let mine = format!(
+        "@id(\"mine\") permit(principal is Certificate in Tenant::\"operators\", action == Action::\"issue\", resource == Role::\"web\") when {{ {} }};",
+        conditions.join(" && ")
+    );
     let book = book(&(other.repeat(150) + &mine));
     let explanation = book.explain_issue(&operator(), &"web".parse().unwrap(), None, None, now());
     assert_eq!(explanation.policies.len(), MAX_EXPLAINED_POLICIES);

@@ -10,7 +10,7 @@ use daypass::{
     policy::{Action, Denial, LeaseAction, PolicyBook},
 };
 
-use super::world::{book, certificate, catalog, job, lease, now, operator, staff, token, vendor};
+use super::world::{book, catalog, certificate, job, lease, now, operator, staff, token, vendor};
 
 const TABLE: &str = include_str!("matrix.txt");
 const SAMPLE: &str = include_str!("sample.cedar");
@@ -39,10 +39,13 @@ fn cell(result: Result<(), Box<Denial>>) -> String {
     }
 }
 
+/// A row of the table: its name, and its cell for a caller.
+type Row<'a> = (String, Box<dyn Fn(&Arc<Identity>) -> String + 'a>);
+
 fn table(book: &PolicyBook) -> String {
     let roles: Vec<_> = catalog().roles.keys().map(ToString::to_string).chain(["unknown".to_owned()]).collect();
     let holders = [("job-main", job("refs/heads/main")), ("vendor", vendor()), ("gone", certificate("gone", "spiffe://dev/gone"))];
-    let mut rows: Vec<(String, Box<dyn Fn(&Arc<Identity>) -> String + '_>)> = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
     for action in Action::ALL {
         // No arm for "any other": a new action does not compile until it is placed here.
         match action {

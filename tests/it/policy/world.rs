@@ -49,9 +49,17 @@ pub fn catalog() -> Catalog {
     let member = |id: &str| Member::Certificate { trust_domain: "dev".parse().unwrap(), id: id.to_owned() };
     let job = Member::Token { issuer: "github".parse().unwrap(), claims: BTreeMap::from([("repository_id".to_owned(), text(REPOSITORY))]) };
     let staff = Member::Token { issuer: "plain-sso".parse().unwrap(), claims: BTreeMap::from([("team".to_owned(), text("ops"))]) };
-    let vendor = Tenant { kind: TenantKind::SubProcessor, ends_at: Some(VENDOR_END.parse().unwrap()), ..tenant("vendor", vec![member("spiffe://dev/vendor/*")]) };
+    let vendor = Tenant {
+        kind: TenantKind::SubProcessor,
+        ends_at: Some(VENDOR_END.parse().unwrap()),
+        ..tenant("vendor", vec![member("spiffe://dev/vendor/*")])
+    };
     let tenants = [tenant("operators", vec![member("spiffe://dev/operator")]), tenant("ci", vec![job, staff]), vendor];
-    let roles = [role("web", RoleOwner::Shared), role("db", RoleOwner::Tenant("ci".parse().unwrap())), role("vendor-client", RoleOwner::Tenant("vendor".parse().unwrap()))];
+    let roles = [
+        role("web", RoleOwner::Shared),
+        role("db", RoleOwner::Tenant("ci".parse().unwrap())),
+        role("vendor-client", RoleOwner::Tenant("vendor".parse().unwrap())),
+    ];
     Catalog {
         issuers: BTreeMap::from([("github".parse().unwrap(), github.to_vec()), ("plain-sso".parse().unwrap(), plain.to_vec())]),
         trust_domains: BTreeMap::from([("dev".parse().unwrap(), CertificateIdentity::Spiffe)]),

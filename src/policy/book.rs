@@ -27,6 +27,8 @@ pub const MAX_POLICIES: usize = 10_000;
 pub const MAX_NESTING: usize = 32;
 /// The most operators in a policy.
 pub const MAX_OPERATORS: usize = 1_000;
+/// The stack that a load runs on, in bytes: Cedar's type checker takes some 30 KiB of it for each operator.
+const LOAD_STACK: usize = 128 * 1024 * 1024;
 /// The longest `@id`, in bytes.
 pub const MAX_POLICY_ID: usize = 128;
 
@@ -71,6 +73,17 @@ impl PolicyBook {
     /// it has), templates, equal `@id`s, and each policy that a lint refuses (`blanket-permit`, `mutable-identity`,
     /// `wide-pattern`) and that gives no `@reason`.
     pub fn load(file: &str, text: &str, catalog: Arc<Catalog>, version: &str) -> Result<Self, Vec<Fault>> {
+        let failed =
+            |why: String| vec![Fault { file: file.to_owned(), line: 0, message: format!("the policies cannot be checked: {why}") }];
+        std::thread::scope(|scope| {
+            let loading = || Self::load_here(file, text, catalog, version);
+            let thread = std::thread::Builder::new().name("policy-load".to_owned()).stack_size(LOAD_STACK).spawn_scoped(scope, loading);
+            let ended = thread.map_err(|error| failed(format!("no thread: {error}")))?.join();
+            ended.unwrap_or_else(|_| Err(failed("the checker panicked; this is a defect, please report it".to_owned())))
+        })
+    }
+
+    fn load_here(file: &str, text: &str, catalog: Arc<Catalog>, version: &str) -> Result<Self, Vec<Fault>> {
         let loader = Loader { file, text, catalog: &catalog };
         let mut faults = loader.same_types();
         if !faults.is_empty() {

@@ -11,7 +11,11 @@ use super::{
     schema::token_type,
     syntax::{Scope, text_of},
 };
-use crate::model::{catalog::Catalog, fault::nearest};
+use crate::model::{
+    catalog::Catalog,
+    fault::nearest,
+    name::{RoleName, TenantName},
+};
 
 /// What was found in one policy.
 #[derive(Debug, Default)]
@@ -52,8 +56,8 @@ impl<'a> Checker<'a> {
             let short = ty.rsplit("::").next().unwrap_or(&ty);
             let at = policy.statement.find(&[short, "::"], &id).unwrap_or(policy.statement.start());
             let message = match ty.as_str() {
-                "Role" => unknown("role", &id, self.catalog.roles.keys().map(|name| name.as_str())),
-                "Tenant" => unknown("tenant", &id, self.catalog.tenants.keys().map(|name| name.as_str())),
+                "Role" => unknown("role", &id, self.catalog.roles.keys().map(RoleName::as_str)),
+                "Tenant" => unknown("tenant", &id, self.catalog.tenants.keys().map(TenantName::as_str)),
                 "Action" => unknown("action", &id, Action::ALL.into_iter().map(Action::as_str)),
                 "Lease" => Some("a policy cannot name one lease; constrain its role, tenant, subject or own instead".to_owned()),
                 _ => self.unknown_type(&ty),

@@ -323,7 +323,7 @@ fn token() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn no_text_makes_the_loader_panic(tokens in proptest::collection::vec(token(), 0..40), glue in "[ \n]?") {

@@ -39,10 +39,13 @@ fn cell(result: Result<(), Box<Denial>>) -> String {
     }
 }
 
+/// A row of the table: its name, and its cell for a caller.
+type Row<'a> = (String, Box<dyn Fn(&Arc<Identity>) -> String + 'a>);
+
 fn table(book: &PolicyBook) -> String {
     let roles: Vec<_> = catalog().roles.keys().map(ToString::to_string).chain(["unknown".to_owned()]).collect();
     let holders = [("job-main", job("refs/heads/main")), ("vendor", vendor()), ("gone", certificate("gone", "spiffe://dev/gone"))];
-    let mut rows: Vec<(String, Box<dyn Fn(&Arc<Identity>) -> String + '_>)> = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
     for action in Action::ALL {
         // No arm for "any other": a new action does not compile until it is placed here.
         match action {
@@ -89,13 +92,13 @@ fn table(book: &PolicyBook) -> String {
         }
     }
     let callers = callers();
-    let mut text = format!("{:<34}", "");
+    let mut text = format!("{:<40}", "");
     for (name, _) in &callers {
         write!(text, "{name:<18}").unwrap();
     }
     text = text.trim_end().to_owned() + "\n";
     for (row, decide) in &rows {
-        let mut line = format!("{row:<34}");
+        let mut line = format!("{row:<40}");
         for (_, caller) in &callers {
             write!(line, "{:<18}", decide(caller)).unwrap();
         }

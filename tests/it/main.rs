@@ -8,4 +8,5 @@ mod e2e;
 mod policy;
 mod store;
 mod support;
+mod vend;
 mod x509;

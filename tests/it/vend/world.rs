@@ -1,0 +1,243 @@
+//! One CA, one tenant of operators, one of jobs, one role.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use daypass::{
+    audit::{AuditOptions, DiskLog, read},
+    clock::Clock,
+    issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, X509Issuer, bootstrap},
+    model::{
+        SignedDuration, Timestamp,
+        catalog::Catalog,
+        claim::{ClaimSpec, ClaimType, ClaimValue, Claims},
+        error::Result,
+        event::Event,
+        identity::{CertificateIdentity, Identity, PeerCertificate, Proof, Subject, TokenUse, VerifiedToken},
+        lease::{Handle, Lease, LeaseFilter, LeaseId},
+        name::CaName,
+        request::{Input, IssueRequest, RequestId},
+        role::{ExtKeyUsage, KeyType, Role, RoleOwner, RoleSpec, X509Role},
+        template::Template,
+        tenant::{Member, Tenant, TenantKind},
+    },
+    policy::PolicyBook,
+    store::{LeaseStore, embedded::EmbeddedStore},
+    vend::{Call, Issued, Origin, Rules, Vend},
+};
+use rcgen::{CertificateParams, KeyPair};
+
+use super::faulty::{Faults, FaultyLog, FaultyStore};
+
+pub const POLICY: &str = r#"
+@id("operator") @reason("a test's operator")
+permit(principal is Certificate in Tenant::"ops", action, resource);
+@id("job")
+permit(principal is Token::ci in Tenant::"jobs", action == Action::"issue", resource == Role::"web")
+when { principal.claims.repository_id == "74" };
+@id("job-own") 
+permit(principal is Token::ci in Tenant::"jobs", action in [Action::"renew", Action::"read", Action::"revoke"], resource in Role::"web")
+when { resource.own };
+"#;
+
+pub struct ManualClock(Mutex<Timestamp>);
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+impl ManualClock {
+    pub fn forward(&self, span: SignedDuration) {
+        let mut now = self.0.lock().unwrap();
+        *now += span;
+    }
+}
+
+pub struct World {
+    pub vend: Arc<Vend>,
+    pub store: Arc<dyn LeaseStore>,
+    pub faults: Faults,
+    pub clock: Arc<ManualClock>,
+    pub ca: CaName,
+    pub dir: tempfile::TempDir,
+    csr: Vec<u8>,
+    publisher: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.publisher.abort();
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let start: Timestamp = "2027-01-15T08:00:00Z".parse().unwrap();
+        let clock = Arc::new(ManualClock(Mutex::new(start)));
+        let store: Arc<dyn LeaseStore> =
+            Arc::new(EmbeddedStore::open(&dir.path().join("leases.db"), SignedDuration::from_hours(1)).unwrap());
+        let log = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join("audit"))).unwrap());
+        let faults = Faults::default();
+        let vend = Arc::new(Vend::new(
+            Arc::new(FaultyStore(store.clone(), faults.clone())),
+            Arc::new(FaultyLog(log, faults.clone())),
+            clock.clone(),
+            rules(start),
+        ));
+        let ca: CaName = "main".parse().unwrap();
+        let publisher = tokio::spawn(publish_when_asked(vend.clone(), ca.clone()));
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+        Self { vend, store, faults, clock, ca, dir, csr, publisher }
+    }
+
+    pub fn input(&self) -> Input {
+        Input::X509 { csr_der: self.csr.clone() }
+    }
+
+    pub async fn issue(&self, call: &Call, request_id: Option<&str>) -> Result<Issued> {
+        let request_id = request_id.map(|id| RequestId::try_from(id.to_owned()).unwrap());
+        self.vend.issue(call, IssueRequest { role: "web".parse().unwrap(), ttl: None, request_id, input: self.input() }).await
+    }
+
+    pub async fn stored(&self, id: LeaseId) -> Option<Lease> {
+        self.store.get(&[id]).await.unwrap().pop().unwrap()
+    }
+
+    pub async fn leases(&self) -> Vec<Lease> {
+        self.store.list(&LeaseFilter::default(), None, 1000).await.unwrap().leases
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        let records = read::records(&self.dir.path().join("audit"), 0).unwrap();
+        records.map(|record| serde_json::from_str(&record.unwrap().1).unwrap()).collect()
+    }
+
+    /// The serials that the CRL names now.
+    pub async fn revoked(&self) -> Vec<String> {
+        let (_, revoked) = self.store.revoked(&self.ca, self.clock.now()).await.unwrap();
+        revoked.into_iter().map(|revoked| revoked.serial).collect()
+    }
+
+    /// Runs the passes that close what is open until nothing is.
+    pub async fn settle(&self) {
+        for _ in 0..20 {
+            let waiting = self.vend.close_open().await.unwrap();
+            let swept = self.vend.sweep().await.unwrap();
+            if waiting == 0 && swept.is_idle() {
+                return;
+            }
+            // What is missing stays listed until a late write is out of the question.
+            self.clock.forward(SignedDuration::from_secs(31));
+        }
+        panic!("the passes do not come to rest");
+    }
+}
+
+pub fn serials(lease: &Lease) -> Vec<String> {
+    let Handle::X509 { serials, .. } = &lease.handle;
+    serials.iter().map(|live| live.serial.clone()).collect()
+}
+
+async fn publish_when_asked(vend: Arc<Vend>, ca: CaName) {
+    loop {
+        vend.crls().rung(&ca).await;
+        while vend.publish_crl(&ca).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+pub fn operator() -> Call {
+    let id = "spiffe://dev/operator";
+    let peer = PeerCertificate {
+        trust_domain: "dev".parse().unwrap(),
+        identity: CertificateIdentity::Spiffe,
+        id: id.to_owned(),
+        subject: Subject::try_from(id.to_owned()).unwrap(),
+        serial: "0a".to_owned(),
+        fingerprint: "00".repeat(32),
+        not_after: "2028-01-01T00:00:00Z".parse().unwrap(),
+    };
+    call(Identity { tenant: "ops".parse().unwrap(), proof: Proof::Certificate(peer) })
+}
+
+/// A job with a token of its own.
+pub fn job(token: u8) -> Call {
+    let claims = Claims::from([("repository_id".to_owned(), ClaimValue::String("74".to_owned()))]);
+    let token = VerifiedToken {
+        issuer: "ci".parse().unwrap(),
+        sub: "repo:a/b".to_owned(),
+        subject: Subject::try_from("oidc:ci:repo:a/b".to_owned()).unwrap(),
+        claims,
+        token_id: [token; 16],
+        token_use: TokenUse::OncePerRole,
+        expires_at: "2027-01-15T08:05:00Z".parse().unwrap(),
+    };
+    call(Identity { tenant: "jobs".parse().unwrap(), proof: Proof::Token { token, peer: None } })
+}
+
+fn call(identity: Identity) -> Call {
+    let origin = Origin { method: "CredentialService/Issue", peer_address: Some([127, 0, 0, 1].into()), call_id: "test".to_owned() };
+    Call { identity: Arc::new(identity), origin }
+}
+
+fn rules(now: Timestamp) -> Rules {
+    let day = SignedDuration::from_hours(24);
+    let root = bootstrap::create_root("Test root", now, day * 100).unwrap();
+    let issuing = bootstrap::create_issuing(&root, "Test CA", None, now, day * 50).unwrap();
+    let config = CaConfig {
+        name: "main".parse().unwrap(),
+        chain_pem: issuing.certificate_pem.clone().into_bytes(),
+        root_pem: root.certificate_pem.clone().into_bytes(),
+        key: bootstrap::file_key(&issuing).unwrap(),
+        crl_url: "http://127.0.0.1/crl/main.crl".to_owned(),
+        crl_life: DEFAULT_CRL_LIFE,
+    };
+    let authority = Arc::new(Authority::load(config, now).unwrap());
+    let x509 = X509Issuer::new(BTreeMap::from([(authority.name().clone(), authority)]));
+    let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog()), "test").unwrap();
+    Rules { book, x509: Arc::new(x509) }
+}
+
+fn catalog() -> Catalog {
+    let operator = Member::Certificate { trust_domain: "dev".parse().unwrap(), id: "spiffe://dev/operator".to_owned() };
+    let claims = BTreeMap::from([("repository_id".to_owned(), ClaimValue::String("74".to_owned()))]);
+    let job = Member::Token { issuer: "ci".parse().unwrap(), claims };
+    let tenant = |name: &str, member| Tenant {
+        name: name.parse().unwrap(),
+        kind: TenantKind::Team,
+        ends_at: None,
+        members: vec![member],
+        max_live_leases: 1000,
+        max_live_leases_per_caller: 1000,
+    };
+    let role = Role {
+        name: "web".parse().unwrap(),
+        owner: RoleOwner::Shared,
+        default_ttl: SignedDuration::from_mins(15),
+        max_ttl: SignedDuration::from_hours(1),
+        max_life: SignedDuration::from_hours(8),
+        spec: RoleSpec::X509(X509Role {
+            ca: "main".parse().unwrap(),
+            common_name: None,
+            uri_sans: vec![Template::parse("spiffe://dev/{tenant}/web").unwrap()],
+            dns_sans: vec![],
+            ip_sans: vec![],
+            ext_key_usage: vec![ExtKeyUsage::ClientAuth],
+            key_types: vec![KeyType::P256],
+        }),
+    };
+    let claim = |name: &str| ClaimSpec { name: name.to_owned(), path: vec![name.to_owned()], ty: ClaimType::String, required: true };
+    Catalog {
+        issuers: BTreeMap::from([("ci".parse().unwrap(), vec![claim("repository_id")])]),
+        trust_domains: BTreeMap::from([("dev".parse().unwrap(), CertificateIdentity::Spiffe)]),
+        tenants: [tenant("ops", operator), tenant("jobs", job)].into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect(),
+        roles: BTreeMap::from([(role.name.clone(), Arc::new(role))]),
+    }
+}

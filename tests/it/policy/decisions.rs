@@ -302,7 +302,7 @@ fn many_leases_cost_few_questions() {
     assert_eq!(many.remembered(), MAX_REMEMBERED);
 }
 
-/// The figure that `docs/performance.md` keeps: run with `--release -- --ignored --nocapture`.
+/// Prints what one decision costs; only a release build says anything: `--release -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn a_decision_among_200_policies() {

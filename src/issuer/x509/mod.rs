@@ -16,6 +16,7 @@ pub mod bootstrap;
 mod chain;
 pub mod crl;
 pub mod csr;
+mod der;
 pub mod key;
 pub mod lint;
 pub mod name;

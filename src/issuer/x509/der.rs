@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         let (header, length) = match first {
-            0..0x80 => (2, usize::from(first)),
+            0..=0x7f => (2, usize::from(first)),
             0x81 => (3, usize::from(*self.rest.get(2)?)),
             0x82 => (4, usize::from(*self.rest.get(2)?) << 8 | usize::from(*self.rest.get(3)?)),
             // Nothing that is read here has 64 KiB.
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
     /// The content of the next INTEGER, which is positive or zero, without the zero byte that may lead it.
     pub(super) fn unsigned(&mut self) -> Option<&'a [u8]> {
         match self.next(INTEGER)?.content {
-            [] | [0x80..=0xff, ..] | [0, 0..0x80, ..] => None,
+            [] | [0x80..=0xff, ..] | [0, 0..=0x7f, ..] => None,
             [0, rest @ ..] if !rest.is_empty() => Some(rest),
             content => Some(content),
         }

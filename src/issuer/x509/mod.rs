@@ -127,12 +127,12 @@ impl X509Issuer {
         if lease.generation != 1 {
             return Err(reused("the lease of this request id was renewed since"));
         }
-        let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
-        let serial = Serial::from_hex(&newest.serial)
-            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
         if spec.ca != *ca {
             return Err(reused("the role issues from another CA since"));
         }
+        let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
+        let serial = Serial::from_hex(&newest.serial)
+            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }

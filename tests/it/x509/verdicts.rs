@@ -142,7 +142,7 @@ fn pkilint_is_content() {
         crl("the CA's CRL", "ca.crl.pem");
     }
     let rsa = openssl_csr(&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"], &[]);
-    let ed25519 = super::world::csr_for(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    let ed25519 = csr_for(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
     let csrs = [("P-256", fresh_csr()), ("RSA", rsa), ("Ed25519", ed25519)];
     for (position, (name, spec)) in roles().into_iter().enumerate() {
         let (key, csr) = &csrs[position % csrs.len()];

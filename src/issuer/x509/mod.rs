@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`csr`] | a request becomes a verified public key |
 //! | [`plan`], [`name`] | a role over an identity becomes the plan of a leaf |
-//! | [`authority`], [`chain`](self) | an issuing CA, checked at load; builds and signs |
+//! | [`authority`], `chain` | an issuing CA, checked at load; builds and signs |
 //! | [`lint`] | what was built is read back before it is signed |
 //! | [`crl`] | revocation lists |
 //! | [`role_check`] | every fault of a role, at load |

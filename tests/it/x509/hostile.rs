@@ -57,7 +57,10 @@ fn greedy(pair: &KeyPair) -> Vec<Case> {
         ask("san ip v6", san(&tlv(0x87, &[0; 16]))),
         ask("san ip of 3 bytes", san(&tlv(0x87, &[1, 2, 3]))),
         ask("san email", san(&tlv(0x81, b"root@example.org"))),
-        ask("san other name (UPN)", san(&tlv(0xa0, &[oid(&[1, 3, 6, 1, 4, 1, 311, 20, 2, 3]), tlv(0xa0, &tlv(12, b"admin@corp"))].concat()))),
+        ask(
+            "san other name (UPN)",
+            san(&tlv(0xa0, &[oid(&[1, 3, 6, 1, 4, 1, 311, 20, 2, 3]), tlv(0xa0, &tlv(12, b"admin@corp"))].concat())),
+        ),
         ask("san x400 address", san(&tlv(0xa3, &[]))),
         ask("san directory name", san(&tlv(0xa4, &seq(&[&rdn(CN, 12, b"admin")])))),
         ask("san edi party name", san(&tlv(0xa5, &tlv(0xa1, &tlv(12, b"x"))))),
@@ -69,7 +72,10 @@ fn greedy(pair: &KeyPair) -> Vec<Case> {
         ask("name constraints", ext(&[2, 5, 29, 30], true, &seq(&[]))),
         ask("authority key identifier", ext(&[2, 5, 29, 35], false, &seq(&[&tlv(0x80, &[9; 20])]))),
         ask("subject key identifier", ext(&[2, 5, 29, 14], false, &tlv(4, &[9; 20]))),
-        ask("crl distribution point", ext(&[2, 5, 29, 31], false, &seq(&[&seq(&[&tlv(0xa0, &tlv(0xa0, &tlv(0x86, b"http://evil.example/")))])]))),
+        ask(
+            "crl distribution point",
+            ext(&[2, 5, 29, 31], false, &seq(&[&seq(&[&tlv(0xa0, &tlv(0xa0, &tlv(0x86, b"http://evil.example/")))])])),
+        ),
         ask("authority information access", ext(&[1, 3, 6, 1, 5, 5, 7, 1, 1], false, &seq(&[]))),
         ask("ocsp no check", ext(&[1, 3, 6, 1, 5, 5, 7, 48, 1, 5], false, &null())),
         ask("precertificate poison", ext(&[1, 3, 6, 1, 4, 1, 11_129, 2, 4, 3], true, &null())),
@@ -193,7 +199,11 @@ fn unsigned(pair: &KeyPair) -> Vec<Case> {
         not_own("signature of negative numbers", plain.with_signature(&seq(&[&tlv(2, &[0x80]), &tlv(2, &[0x80])]))),
         not_own("signature in fixed form", plain.with_signature(&[1; 64])),
         not_own("signature with a byte after it", plain.with_signature(&[&good[..], &[0]].concat())),
-        ("signature with unused bits", plain.with_signature_element(&tlv(3, &[&[1], &good[..good.len() - 1], &[0][..]].concat())), Refused(NO_DER)),
+        (
+            "signature with unused bits",
+            plain.with_signature_element(&tlv(3, &[&[1], &good[..good.len() - 1], &[0][..]].concat())),
+            Refused(NO_DER),
+        ),
         algorithm("ecdsa with SHA-1", seq(&[&oid(&[1, 2, 840, 10045, 4, 1])])),
         algorithm("ecdsa with SHA-224", seq(&[&oid(&[1, 2, 840, 10045, 4, 3, 1])])),
         algorithm("rsa algorithm over an EC key", seq(&[&oid(RSA_SHA256), &null()])),
@@ -256,7 +266,11 @@ fn bad_keys(pair: &KeyPair) -> Vec<Case> {
         key("RSA key that is no sequence", rsa_spki_of(b"no key"), "not in DER"),
         key("RSA key with a third number", rsa_spki_of(&seq(&[&uint(&modulus), &uint(&[1, 0, 1]), &uint(&[1])])), "not in DER"),
         key("RSA without parameters", seq(&[&seq(&[&oid(RSA)]), &bits(&seq(&[&uint(&modulus), &uint(&[1, 0, 1])]))]), NO_TYPE),
-        key("RSA for PSS only", seq(&[&seq(&[&oid(&[1, 2, 840, 113_549, 1, 1, 10])]), &bits(&seq(&[&uint(&modulus), &uint(&[1, 0, 1])]))]), NO_TYPE),
+        key(
+            "RSA for PSS only",
+            seq(&[&seq(&[&oid(&[1, 2, 840, 113_549, 1, 1, 10])]), &bits(&seq(&[&uint(&modulus), &uint(&[1, 0, 1])]))]),
+            NO_TYPE,
+        ),
         key("sound RSA key, not signed by it", rsa_spki(&modulus, &[1, 0, 1]), BAD_ALGORITHM),
     ]
 }
@@ -282,7 +296,11 @@ fn from_openssl() -> Vec<Case> {
         ("openssl RSA with MD5", rsa(&["rsa_keygen_bits:2048"], &["-md5"]), Refused(BAD_ALGORITHM)),
         ("openssl RSA with SHA-1", rsa(&["rsa_keygen_bits:2048"], &["-sha1"]), Refused(BAD_ALGORITHM)),
         ("openssl RSA with PSS", rsa(&["rsa_keygen_bits:2048"], &pss), Refused(BAD_ALGORITHM)),
-        ("openssl P-256 with SHA-1", openssl_csr(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], &["-sha1"]), Refused(BAD_ALGORITHM)),
+        (
+            "openssl P-256 with SHA-1",
+            openssl_csr(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], &["-sha1"]),
+            Refused(BAD_ALGORITHM),
+        ),
         ("openssl Ed448", openssl_csr(&["-algorithm", "ED448"], &[]), Refused(NO_TYPE)),
         ("openssl DSA", dsa(), Refused(NO_TYPE)),
     ]
@@ -303,7 +321,7 @@ fn sound_modulus() -> Vec<u8> {
 
 /// A modulus of 2048 bits that is 1 modulo each prime up to 167: a power of 65537 modulo all of them.
 fn roca_modulus() -> Vec<u8> {
-    let is_prime = |n: &u32| (2..*n).all(|divisor| n % divisor != 0);
+    let is_prime = |n: &u32| (2..*n).all(|divisor| !n.is_multiple_of(divisor));
     let times = |number: Vec<u8>, by: u32| {
         let mut carry = 0;
         let mut out: Vec<u8> = number

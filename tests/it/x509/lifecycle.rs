@@ -42,7 +42,10 @@ fn dates_are_as_the_lease_says() {
     assert_eq!(credential.root_der, [WORLD.authority.root_der().to_vec()]);
     let Handle::X509 { ca, serials, .. } = minted.handle;
     assert_eq!(ca, *WORLD.authority.name());
-    assert_eq!(serials, [LiveSerial { serial: leaf.raw_serial().iter().map(|b| format!("{b:02x}")).collect(), not_after: minted.expires_at }]);
+    assert_eq!(
+        serials,
+        [LiveSerial { serial: leaf.raw_serial().iter().map(|b| format!("{b:02x}")).collect(), not_after: minted.expires_at }]
+    );
 }
 
 #[test]
@@ -55,11 +58,8 @@ fn the_issuer_cuts_a_life_and_says_so() {
     let late = short.authority.not_after();
     let input = Input::X509 { csr_der: fresh_csr() };
     let (role, identity) = (role(spec()), job());
-    let error = short
-        .issuer
-        .issue(Ask { role: &role, identity: &identity, expires_at: late + QUARTER }, &input, None, late)
-        .map(drop)
-        .unwrap_err();
+    let error =
+        short.issuer.issue(Ask { role: &role, identity: &identity, expires_at: late + QUARTER }, &input, None, late).map(drop).unwrap_err();
     assert_eq!(error.code(), Code::Internal);
     assert!(error.cause().unwrap().contains("nothing can be issued"), "{error}");
 }

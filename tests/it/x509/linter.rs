@@ -144,7 +144,8 @@ fn every_spoilt_extension_is_caught() {
     extension_at(BASIC, extension(&[2, 5, 29, 19], true, &seq(&[&[1, 1, 0xff]])), "CA:TRUE", "it is a CA");
     extension_at(BASIC, extension(&[2, 5, 29, 19], false, &seq(&[])), "constraints that are not critical", "critical");
     extension_at(BASIC, extension(&[2, 5, 29, 19], true, &[0xff]), "constraints that do not parse", "parse");
-    for arcs in [&[1, 3, 6, 1, 5, 5, 7, 1, 1][..], &[2, 5, 29, 32], &[1, 3, 6, 1, 4, 1, 11_129, 2, 4, 3], &[2, 5, 29, 30], &[2, 5, 29, 18]] {
+    for arcs in [&[1, 3, 6, 1, 5, 5, 7, 1, 1][..], &[2, 5, 29, 32], &[1, 3, 6, 1, 4, 1, 11_129, 2, 4, 3], &[2, 5, 29, 30], &[2, 5, 29, 18]]
+    {
         let more = [&good.extensions[..], &[extension(arcs, false, &seq(&[]))]].concat();
         good.caught(&good.with_extensions(&more), "an extension more", "not of the profile");
     }

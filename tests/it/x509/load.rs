@@ -7,8 +7,7 @@ use daypass::{
     model::SignedDuration,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, Issuer, IsCa, KeyPair, KeyUsagePurpose,
-    SignatureAlgorithm,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair, KeyUsagePurpose, SignatureAlgorithm,
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
@@ -116,7 +115,10 @@ fn a_chain_of_three_is_taken_and_its_shortest_life_counts() {
     assert_eq!(authority.chain_der().len(), 2);
     assert_eq!(authority.not_after().as_second(), date(3).unix_timestamp());
     assert_eq!(X509Certificate::from_der(authority.root_der()).unwrap().1.subject().to_string(), "CN=Root");
-    one_fault(issuing.config(&[&issuing], &root), "is issued by");
+    let gap = faults(issuing.config(&[&issuing], &root));
+    for why in ["is issued by", "another authority key", "does not verify"] {
+        assert!(gap.iter().any(|fault| fault.contains(why)), "{why:?} is not among {gap:?}");
+    }
     let wrong_order = faults(issuing.config(&[&middle, &issuing], &root));
     assert!(wrong_order.iter().any(|fault| fault.contains("the key is not")), "{wrong_order:?}");
 }
@@ -149,7 +151,7 @@ fn a_name_that_cannot_be_repeated_is_refused() {
     let issuing = Ca::under(&root, "Issuing", EC, |_| {});
     let common_name = |text: &[u8]| rdn(&[2, 5, 4, 3], 12, text);
     let twice = seq(&[&common_name(b"a"), &common_name(b"b")]);
-    let pair = seq(&[&set(&[&super::der::content(&common_name(b"a"))[..], &super::der::content(&rdn(&[2, 5, 4, 10], 12, b"b"))[..]])]);
+    let pair = seq(&[&set(&[super::der::content(&common_name(b"a")), super::der::content(&rdn(&[2, 5, 4, 10], 12, b"b"))])]);
     for name in [twice, pair] {
         // The issuing certificate once more, with another name, signed by the root.
         let der = X509Certificate::from_der(&pem_body(&issuing.pem)).map(|(_, certificate)| certificate.tbs_certificate.as_ref().to_vec());
@@ -243,9 +245,39 @@ fn all_faults_come_at_once() {
 fn a_key_file_that_is_none_is_refused_without_a_word_of_it() {
     let p521 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap().serialize_pem();
     let good = WORLD.issuing.key_pem.as_str();
-    for bad in ["", "secret", &good[..100], &good.replace("PRIVATE", "PUBLIC"), &p521, &WORLD.issuing.certificate_pem] {
+    let dir = tempfile::tempdir().unwrap();
+    let short = must(dir.path(), "openssl", &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+    for bad in [&short, "", "secret", &good[..100], &good.replace("PRIVATE", "PUBLIC"), &p521, &WORLD.issuing.certificate_pem] {
         let error = FileKey::from_pem(bad).map(|_| ()).unwrap_err();
-        assert!(bad.lines().filter(|line| line.len() > 8).all(|line| !error.contains(line)), "{error}");
+        assert!(bad.lines().filter(|line| line.len() > 8 && !line.starts_with('-')).all(|line| !error.contains(line)), "{error}");
     }
     assert!(FileKey::from_pem(good).is_ok());
+}
+
+/// A key that claims to be another.
+struct Liar {
+    claimed: Vec<u8>,
+    real: KeyPair,
+}
+
+impl rcgen::PublicKeyData for Liar {
+    fn der_bytes(&self) -> &[u8] {
+        &self.claimed
+    }
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.real.algorithm()
+    }
+}
+
+impl rcgen::SigningKey for Liar {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.real.sign(message)
+    }
+}
+
+#[test]
+fn a_key_proves_itself_at_load() {
+    let claimed = rcgen::PublicKeyData::der_bytes(&KeyPair::from_pem(&WORLD.issuing.key_pem).unwrap()).to_vec();
+    let liar = Liar { claimed, real: KeyPair::generate().unwrap() };
+    one_fault(CaConfig { key: Arc::new(liar), ..config(&WORLD.root, &WORLD.issuing) }, "does not verify with the issuing certificate");
 }

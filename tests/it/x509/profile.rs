@@ -17,12 +17,7 @@ use daypass::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use rcgen::{KeyPair, PublicKeyData};
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::GeneralName,
-    prelude::FromDer,
-    x509::X509Version,
-};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, x509::X509Version};
 
 use super::world::*;
 

@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`csr`] | a request becomes a verified public key |
+//! | [`csr`], `der` | a request becomes a verified public key |
 //! | [`plan`], [`name`] | a role over an identity becomes the plan of a leaf |
 //! | [`authority`], `chain` | an issuing CA, checked at load; builds and signs |
 //! | [`lint`] | what was built is read back before it is signed |

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SerialNumber,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PublicKeyData, SerialNumber,
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{
     authority::{Authority, BACKDATE, date_time, issuing_params, whole_seconds},
@@ -42,18 +42,18 @@ pub struct MadeLeaf {
 
 /// Makes a root that lives from 30 s before `now` for `life`.
 pub fn create_root(common_name: &str, now: Timestamp, life: SignedDuration) -> Result<Made> {
-    let pair = KeyPair::generate().map_err(Error::internal)?;
+    let pair = FileKey::generate().map_err(Error::internal)?;
     let mut params = ca_params(common_name, &pair, BasicConstraints::Unconstrained)?;
     set_validity(&mut params, now, life)?;
     let certificate = params.self_signed(&pair).map_err(Error::internal)?;
-    Ok(Made { certificate_pem: certificate.pem(), key_pem: take_pem(pair) })
+    Ok(Made { certificate_pem: certificate.pem(), key_pem: pair.to_pem() })
 }
 
 /// Makes an issuing CA under `root`, with a path length of 0. `root_crl_url` is where the root's CRL can be had, if it has
 /// one. It does not outlive the root.
 pub fn create_issuing(root: &Made, common_name: &str, root_crl_url: Option<&str>, now: Timestamp, life: SignedDuration) -> Result<Made> {
     let root = Signer::read(root)?;
-    let pair = KeyPair::generate().map_err(Error::internal)?;
+    let pair = FileKey::generate().map_err(Error::internal)?;
     let mut params = ca_params(common_name, &pair, BasicConstraints::Constrained(0))?;
     let left = root.not_after.duration_since(now);
     set_validity(&mut params, now, life.min(left))?;
@@ -61,18 +61,18 @@ pub fn create_issuing(root: &Made, common_name: &str, root_crl_url: Option<&str>
     params.crl_distribution_points = root_crl_url.map(|url| CrlDistributionPoint { uris: vec![url.to_owned()] }).into_iter().collect();
     let issuer = Issuer::from_params(&root.params, &root.key);
     let certificate = params.signed_by(&pair, &issuer).map_err(Error::internal)?;
-    Ok(Made { certificate_pem: certificate.pem(), key_pem: take_pem(pair) })
+    Ok(Made { certificate_pem: certificate.pem(), key_pem: pair.to_pem() })
 }
 
 /// Makes a server's certificate for these names and addresses.
 pub fn create_server_certificate(issuer: &Authority, sans: Vec<San>, now: Timestamp, life: SignedDuration) -> Result<MadeLeaf> {
-    create_leaf(issuer, None, sans, vec![ExtKeyUsage::ServerAuth], now, life)
+    create_leaf(issuer, sans, vec![ExtKeyUsage::ServerAuth], now, life)
 }
 
 /// Makes a client's certificate for a SPIFFE ID.
 pub fn create_client_certificate(issuer: &Authority, spiffe_id: &str, now: Timestamp, life: SignedDuration) -> Result<MadeLeaf> {
     name::check_spiffe_id(spiffe_id).map_err(Error::internal)?;
-    create_leaf(issuer, None, vec![San::Uri(spiffe_id.to_owned())], vec![ExtKeyUsage::ClientAuth], now, life)
+    create_leaf(issuer, vec![San::Uri(spiffe_id.to_owned())], vec![ExtKeyUsage::ClientAuth], now, life)
 }
 
 /// Makes an empty CRL of a root, for relying parties that want one for each CA of a chain. It has no issuing distribution
@@ -112,21 +112,20 @@ impl Signer {
 
 fn create_leaf(
     issuer: &Authority,
-    common_name: Option<String>,
     sans: Vec<San>,
     ext_key_usage: Vec<ExtKeyUsage>,
     now: Timestamp,
     life: SignedDuration,
 ) -> Result<MadeLeaf> {
-    let pair = KeyPair::generate().map_err(Error::internal)?;
+    let pair = FileKey::generate().map_err(Error::internal)?;
     let end = now.checked_add(life).map_err(Error::internal)?;
     let (not_before, not_after) = issuer.validity(now, end)?;
-    let plan = LeafPlan { common_name, sans, ext_key_usage, serial: Serial::random(), not_before, not_after };
+    let plan = LeafPlan { common_name: None, sans, ext_key_usage, serial: Serial::random(), not_before, not_after };
     let leaf = issuer.sign_leaf(&plan, &SubjectKey::p256(pair.der_bytes()))?;
-    Ok(MadeLeaf { chain_pem: super::chain::pem_certificate(&leaf.der) + issuer.chain_pem(), key_pem: take_pem(pair) })
+    Ok(MadeLeaf { chain_pem: super::chain::pem_certificate(&leaf.der) + issuer.chain_pem(), key_pem: pair.to_pem() })
 }
 
-fn ca_params(common_name: &str, pair: &KeyPair, constraints: BasicConstraints) -> Result<CertificateParams> {
+fn ca_params(common_name: &str, pair: &FileKey, constraints: BasicConstraints) -> Result<CertificateParams> {
     name::check_common_name(common_name).map_err(Error::internal)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -144,10 +143,4 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, life: SignedDura
     params.not_before = date_time(whole_seconds(start)).map_err(Error::internal)?;
     params.not_after = date_time(whole_seconds(end)).map_err(Error::internal)?;
     Ok(())
-}
-
-fn take_pem(mut pair: KeyPair) -> Zeroizing<String> {
-    let pem = Zeroizing::new(pair.serialize_pem());
-    pair.zeroize();
-    pem
 }

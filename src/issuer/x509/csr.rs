@@ -2,12 +2,9 @@
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rcgen::{PublicKeyData, SignatureAlgorithm};
-use x509_parser::{
-    asn1_rs::{Any, BitString, Class, FromDer, Integer, Oid, Sequence, Tag, oid},
-    public_key::RSAPublicKey,
-    x509::{AlgorithmIdentifier, SubjectPublicKeyInfo},
-};
+use rustls_pki_types::alg_id;
 
+use super::der::{CONTEXT_0, Reader, SEQUENCE};
 use crate::model::{
     error::{Code, Error, Result},
     request::MAX_CSR,
@@ -21,24 +18,15 @@ pub const MAX_RSA_BITS: usize = 4096;
 /// The smallest RSA public exponent (FIPS 186-5 section 5.4).
 pub const MIN_RSA_EXPONENT: u64 = 65_537;
 
-const EC_PUBLIC_KEY: Oid<'static> = oid!(1.2.840.10045.2.1);
-const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
-const P384: Oid<'static> = oid!(1.3.132.0.34);
-const ED25519: Oid<'static> = oid!(1.3.101.112);
-const RSA_ENCRYPTION: Oid<'static> = oid!(1.2.840.113549.1.1.1);
-const ECDSA_SHA256: Oid<'static> = oid!(1.2.840.10045.4.3.2);
-const ECDSA_SHA384: Oid<'static> = oid!(1.2.840.10045.4.3.3);
-const ECDSA_SHA512: Oid<'static> = oid!(1.2.840.10045.4.3.4);
-const RSA_SHA256: Oid<'static> = oid!(1.2.840.113549.1.1.11);
-const RSA_SHA384: Oid<'static> = oid!(1.2.840.113549.1.1.12);
-const RSA_SHA512: Oid<'static> = oid!(1.2.840.113549.1.1.13);
+/// The DER of id-ecPublicKey, with which an AlgorithmIdentifier of any EC key begins.
+const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 
 /// A request that was read and not yet verified. Its subject and attributes are stepped over, never interpreted.
 pub struct ParsedCsr<'a> {
     info: &'a [u8],
     key: SubjectKey,
-    algorithm: AlgorithmIdentifier<'a>,
-    signature: BitString<'a>,
+    algorithm: &'a [u8],
+    signature: &'a [u8],
 }
 
 impl<'a> ParsedCsr<'a> {
@@ -55,7 +43,7 @@ impl<'a> ParsedCsr<'a> {
             return Err(invalid("the CSR is PEM; send the DER that it encodes"));
         }
         let parts = Parts::read(der).ok_or_else(|| invalid("the CSR is no PKCS #10 request in DER"))?;
-        let key = SubjectKey::from_spki(&parts.spki)?;
+        let key = SubjectKey::from_spki(parts.key_algorithm, parts.key)?;
         Ok(Self { info: parts.info, key, algorithm: parts.algorithm, signature: parts.signature })
     }
 
@@ -66,15 +54,12 @@ impl<'a> ParsedCsr<'a> {
             let names: Vec<&str> = accepted.iter().map(|key_type| key_type_name(*key_type)).collect();
             return Err(invalid(format!("the role takes no {} key; it takes {}", key_type_name(kind), names.join(", "))));
         }
-        let algorithm = verification_algorithm(kind, &self.algorithm).ok_or_else(|| {
+        let algorithm = verification_algorithm(kind, self.algorithm).ok_or_else(|| {
             invalid(format!("the CSR's signature algorithm does not fit its {} key, or is weaker than SHA-256", key_type_name(kind)))
         })?;
-        if self.signature.unused_bits != 0 {
-            return Err(invalid("the CSR's signature is no whole number of bytes"));
-        }
         // For EC this also refuses points that are not on the curve.
         UnparsedPublicKey::new(algorithm, &self.key.raw)
-            .verify(self.info, &self.signature.data)
+            .verify(self.info, self.signature)
             .map_err(|_| invalid("the CSR is not signed by the key that it holds"))?;
         Ok(self.key)
     }
@@ -82,42 +67,35 @@ impl<'a> ParsedCsr<'a> {
 
 struct Parts<'a> {
     info: &'a [u8],
-    spki: SubjectPublicKeyInfo<'a>,
-    algorithm: AlgorithmIdentifier<'a>,
-    signature: BitString<'a>,
+    key_algorithm: &'a [u8],
+    key: &'a [u8],
+    algorithm: &'a [u8],
+    signature: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
     fn read(der: &'a [u8]) -> Option<Self> {
-        let (after, request) = Sequence::from_der(der).ok()?;
-        let content: &'a [u8] = borrowed(request)?;
-        let (rest, info_content) = Sequence::from_der(content).ok()?;
-        let info = &content[..content.len() - rest.len()];
-        let (rest, algorithm) = AlgorithmIdentifier::from_der(rest).ok()?;
-        let (rest, signature) = BitString::from_der(rest).ok()?;
-        if !after.is_empty() || !rest.is_empty() {
+        let mut input = Reader::new(der);
+        let mut request = Reader::new(input.next(SEQUENCE)?.content);
+        input.end()?;
+        let info = request.next(SEQUENCE)?;
+        let algorithm = request.next(SEQUENCE)?.content;
+        let signature = request.whole_bits()?;
+        request.end()?;
+
+        let mut fields = Reader::new(info.content);
+        if fields.unsigned()? != [0] {
             return None;
         }
-        let (rest, version) = Integer::from_der(borrowed(info_content)?).ok()?;
-        let (rest, subject) = Any::from_der(rest).ok()?;
-        let (rest, spki) = SubjectPublicKeyInfo::from_der(rest).ok()?;
-        let (rest, attributes) = Any::from_der(rest).ok()?;
-        let attributes_ok = attributes.class() == Class::ContextSpecific && attributes.tag() == Tag(0) && attributes.header.constructed();
-        let version_ok = version.as_u32() == Ok(0);
-        (version_ok && subject.tag() == Tag::Sequence && attributes_ok && rest.is_empty()).then_some(Self {
-            info,
-            spki,
-            algorithm,
-            signature,
-        })
-    }
-}
+        let _subject = fields.next(SEQUENCE)?;
+        let mut spki = Reader::new(fields.next(SEQUENCE)?.content);
+        let _attributes = fields.next(CONTEXT_0)?;
+        fields.end()?;
 
-/// The bytes of a sequence that borrows from its input; `from_der` makes no other.
-fn borrowed(sequence: Sequence<'_>) -> Option<&[u8]> {
-    match sequence.content {
-        std::borrow::Cow::Borrowed(bytes) => Some(bytes),
-        std::borrow::Cow::Owned(_) => None,
+        let key_algorithm = spki.next(SEQUENCE)?.content;
+        let key = spki.whole_bits()?;
+        spki.end()?;
+        Some(Self { info: info.whole, key_algorithm, key, algorithm, signature })
     }
 }
 
@@ -138,21 +116,22 @@ impl SubjectKey {
         Self { key_type: KeyType::P256, raw: raw.to_vec() }
     }
 
-    fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self> {
-        if spki.subject_public_key.unused_bits != 0 {
-            return Err(invalid("the CSR's key is no whole number of bytes"));
-        }
-        let raw: &[u8] = &spki.subject_public_key.data;
-        let algorithm = &spki.algorithm.algorithm;
-        let parameters = spki.algorithm.parameters.as_ref();
-        let key_type = if *algorithm == EC_PUBLIC_KEY {
-            ec_key_type(parameters, raw)?
-        } else if *algorithm == ED25519 && parameters.is_none() {
+    fn from_spki(algorithm: &[u8], raw: &[u8]) -> Result<Self> {
+        let is = |known: rustls_pki_types::AlgorithmIdentifier| algorithm == known.as_ref();
+        let key_type = if is(alg_id::ECDSA_P256) {
+            check_point(raw, 65)?;
+            KeyType::P256
+        } else if is(alg_id::ECDSA_P384) {
+            check_point(raw, 97)?;
+            KeyType::P384
+        } else if is(alg_id::ED25519) {
             check_ed25519(raw)?;
             KeyType::Ed25519
-        } else if *algorithm == RSA_ENCRYPTION && parameters.is_some_and(is_null) {
+        } else if is(alg_id::RSA_ENCRYPTION) {
             check_rsa(raw)?;
             KeyType::Rsa
+        } else if algorithm.starts_with(EC_PUBLIC_KEY) {
+            return Err(invalid("the CSR's EC key is not on P-256 or P-384, given by name (RFC 5480 section 2.1.1)"));
         } else {
             return Err(invalid("the CSR's key is of no type that is taken here; use P-256, P-384, Ed25519 or RSA"));
         };
@@ -179,10 +158,6 @@ fn invalid(why: impl Into<String>) -> Error {
     Error::new(Code::InvalidCsr, why)
 }
 
-fn is_null(any: &Any<'_>) -> bool {
-    any.tag() == Tag::Null && any.data.is_empty()
-}
-
 fn key_type_name(key_type: KeyType) -> &'static str {
     match key_type {
         KeyType::P256 => "P-256",
@@ -192,46 +167,29 @@ fn key_type_name(key_type: KeyType) -> &'static str {
     }
 }
 
-fn verification_algorithm(kind: KeyType, stated: &AlgorithmIdentifier<'_>) -> Option<&'static dyn VerificationAlgorithm> {
-    let parameters = stated.parameters.as_ref();
-    let parameters_ok = match kind {
-        KeyType::Rsa => parameters.is_none_or(is_null),
-        KeyType::P256 | KeyType::P384 | KeyType::Ed25519 => parameters.is_none(),
-    };
-    if !parameters_ok {
-        return None;
-    }
-    let table: [(KeyType, Oid<'static>, &'static dyn VerificationAlgorithm); 10] = [
-        (KeyType::P256, ECDSA_SHA256, &signature::ECDSA_P256_SHA256_ASN1),
-        (KeyType::P256, ECDSA_SHA384, &signature::ECDSA_P256_SHA384_ASN1),
-        (KeyType::P256, ECDSA_SHA512, &signature::ECDSA_P256_SHA512_ASN1),
-        (KeyType::P384, ECDSA_SHA256, &signature::ECDSA_P384_SHA256_ASN1),
-        (KeyType::P384, ECDSA_SHA384, &signature::ECDSA_P384_SHA384_ASN1),
-        (KeyType::P384, ECDSA_SHA512, &signature::ECDSA_P384_SHA512_ASN1),
-        (KeyType::Ed25519, ED25519, &signature::ED25519),
-        (KeyType::Rsa, RSA_SHA256, &signature::RSA_PKCS1_2048_8192_SHA256),
-        (KeyType::Rsa, RSA_SHA384, &signature::RSA_PKCS1_2048_8192_SHA384),
-        (KeyType::Rsa, RSA_SHA512, &signature::RSA_PKCS1_2048_8192_SHA512),
+fn verification_algorithm(kind: KeyType, stated: &[u8]) -> Option<&'static dyn VerificationAlgorithm> {
+    use KeyType::{Ed25519, P256, P384, Rsa};
+    let table: [(KeyType, rustls_pki_types::AlgorithmIdentifier, &'static dyn VerificationAlgorithm); 10] = [
+        (P256, alg_id::ECDSA_SHA256, &signature::ECDSA_P256_SHA256_ASN1),
+        (P256, alg_id::ECDSA_SHA384, &signature::ECDSA_P256_SHA384_ASN1),
+        (P256, alg_id::ECDSA_SHA512, &signature::ECDSA_P256_SHA512_ASN1),
+        (P384, alg_id::ECDSA_SHA256, &signature::ECDSA_P384_SHA256_ASN1),
+        (P384, alg_id::ECDSA_SHA384, &signature::ECDSA_P384_SHA384_ASN1),
+        (P384, alg_id::ECDSA_SHA512, &signature::ECDSA_P384_SHA512_ASN1),
+        (Ed25519, alg_id::ED25519, &signature::ED25519),
+        (Rsa, alg_id::RSA_PKCS1_SHA256, &signature::RSA_PKCS1_2048_8192_SHA256),
+        (Rsa, alg_id::RSA_PKCS1_SHA384, &signature::RSA_PKCS1_2048_8192_SHA384),
+        (Rsa, alg_id::RSA_PKCS1_SHA512, &signature::RSA_PKCS1_2048_8192_SHA512),
     ];
-    table.into_iter().find(|(key_type, oid, _)| *key_type == kind && *oid == stated.algorithm).map(|(.., algorithm)| algorithm)
+    table.into_iter().find(|(key_type, id, _)| *key_type == kind && id.as_ref() == stated).map(|(.., algorithm)| algorithm)
 }
 
-/// The named curve of an EC key whose point is uncompressed (RFC 5480 sections 2.1.1 and 2.2).
-fn ec_key_type(parameters: Option<&Any<'_>>, point: &[u8]) -> Result<KeyType> {
-    let curve = parameters
-        .and_then(|any| any.as_oid().ok())
-        .ok_or_else(|| invalid("the CSR's EC key names no curve; explicit parameters are not taken (RFC 5480 section 2.1.1)"))?;
-    let (key_type, length) = if curve == P256 {
-        (KeyType::P256, 65)
-    } else if curve == P384 {
-        (KeyType::P384, 97)
-    } else {
-        return Err(invalid("the CSR's EC key is on no curve that is taken here; use P-256 or P-384"));
-    };
+/// Takes an uncompressed point of this length (RFC 5480 section 2.2).
+fn check_point(point: &[u8], length: usize) -> Result<()> {
     if point.len() != length || point[0] != 4 {
         return Err(invalid("the CSR's EC point is not in uncompressed form"));
     }
-    Ok(key_type)
+    Ok(())
 }
 
 /// Refuses points of small order: for such a key anyone can make signatures that verify.
@@ -264,19 +222,14 @@ const ED25519_ORDER_8: [[u8; 32]; 2] = [
 ];
 
 fn check_rsa(raw: &[u8]) -> Result<()> {
-    let (_, key) = RSAPublicKey::from_der(raw).map_err(|_| invalid("the CSR's RSA key does not parse"))?;
-    // The content of a positive INTEGER: a leading zero stands there when, and only when, the next bit is set.
-    let modulus = key.modulus.strip_prefix(&[0]).unwrap_or_default();
-    let bits = modulus.len() * 8;
-    if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) || modulus[0] < 0x80 {
+    let (modulus, exponent) = read_rsa(raw).ok_or_else(|| invalid("the CSR's RSA key is not in DER (RFC 8017 appendix A.1.1)"))?;
+    if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&(modulus.len() * 8)) || modulus[0] < 0x80 {
         return Err(invalid(format!("the CSR's RSA key must have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, in whole bytes")));
     }
-    let exponent = key.try_exponent().unwrap_or(0);
-    if u64::from(exponent) < MIN_RSA_EXPONENT || exponent % 2 == 0 {
+    // Four bytes at most: a longer one gains nothing and slows every verifier.
+    let exponent = (exponent.len() <= 4).then(|| exponent.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+    if !exponent.is_some_and(|number| number >= MIN_RSA_EXPONENT && !number.is_multiple_of(2)) {
         return Err(invalid(format!("the CSR's RSA exponent must be odd, {MIN_RSA_EXPONENT} at least and below 2^32")));
-    }
-    if canonical_rsa(key.modulus, key.exponent) != raw {
-        return Err(invalid("the CSR's RSA key is not in DER"));
     }
     if is_weak_modulus(modulus) {
         return Err(invalid("the CSR's RSA modulus is weak: it has a small factor, or the mark of CVE-2017-15361"));
@@ -284,24 +237,14 @@ fn check_rsa(raw: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn canonical_rsa(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
-    let significant = exponent.iter().position(|byte| *byte != 0).map_or(&exponent[..0], |at| &exponent[at..]);
-    let pad: &[u8] = if significant.first().is_some_and(|byte| *byte >= 0x80) { &[0] } else { &[] };
-    let integers = [tlv(0x02, modulus), tlv(0x02, &[pad, significant].concat())].concat();
-    tlv(0x30, &integers)
-}
-
-/// One DER element of at most 64 KiB.
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
-    let [high, low] = length.to_be_bytes();
-    let mut out = match length {
-        0..0x80 => vec![tag, low],
-        0x80..0x100 => vec![tag, 0x81, low],
-        _ => vec![tag, 0x82, high, low],
-    };
-    out.extend_from_slice(content);
-    out
+/// Modulus and exponent.
+fn read_rsa(raw: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut input = Reader::new(raw);
+    let mut key = Reader::new(input.next(SEQUENCE)?.content);
+    let numbers = (key.unsigned()?, key.unsigned()?);
+    key.end()?;
+    input.end()?;
+    Some(numbers)
 }
 
 /// Primes under 170: divisors that no modulus may have, and the moduli of the ROCA fingerprint.
@@ -358,8 +301,6 @@ mod tests {
         bytes = multiply(&bytes, product * 2);
         *bytes.last_mut().unwrap() += 1;
         assert!(is_weak_modulus(&bytes));
-        *bytes.last_mut().unwrap() += 5;
-        assert!(is_weak_modulus(&bytes) || !bytes.last().unwrap().is_multiple_of(2));
     }
 
     fn multiply(number: &[u8], by: u128) -> Vec<u8> {
@@ -382,7 +323,7 @@ mod tests {
     fn small_factors_are_found() {
         assert!(is_weak_modulus(&[0xff; 256]), "divisible by 3");
         assert!(is_weak_modulus(&[0x80; 256]), "even");
-        assert!(!is_weak_modulus(&[1, 0, 0, 0, 0, 0, 0, 43]));
+        assert!(!is_weak_modulus(&[0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), "the prime 2^61 - 1");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
-use zeroize::Zeroize;
+use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
+use zeroize::{Zeroize, Zeroizing};
 
 /// A CA's key. Whatever implements rcgen's signing trait is one, so that a KMS or an HSM can take the place of a file.
 ///
@@ -21,13 +22,26 @@ pub struct FileKey {
 impl FileKey {
     /// Reads the key from PEM. The error names no part of the key.
     pub fn from_pem(pem: &str) -> Result<Self, String> {
-        let pair = KeyPair::from_pem(pem)
-            .map_err(|_| "the key is no PKCS #8 key in PEM (-----BEGIN PRIVATE KEY-----) of a kind that is known here".to_owned())?;
+        let unknown = || "the key is no PKCS #8 key in PEM (-----BEGIN PRIVATE KEY-----) of a kind that is known here".to_owned();
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| unknown())?;
+        let pair = KeyPair::try_from(&der);
+        der.zeroize();
+        let pair = pair.map_err(|_| unknown())?;
         let known = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256];
         if !known.contains(&pair.algorithm()) {
             return Err("a CA's key is P-256, P-384, Ed25519, or RSA of 2048 bits and more".to_owned());
         }
         Ok(Self { pair })
+    }
+
+    /// A new P-256 key.
+    pub(super) fn generate() -> Result<Self, rcgen::Error> {
+        KeyPair::generate().map(|pair| Self { pair })
+    }
+
+    /// The key in PKCS #8 PEM, wiped when dropped.
+    pub(super) fn to_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.pair.serialize_pem())
     }
 }
 

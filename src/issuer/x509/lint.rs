@@ -8,6 +8,7 @@ use x509_parser::{
     extensions::{DistributionPointName, GeneralName, ParsedExtension, X509Extension},
     oid_registry::{self, Oid},
     prelude::FromDer,
+    time::ASN1Time,
     x509::{X509Name, X509Version},
 };
 
@@ -34,6 +35,8 @@ static PROFILE: [Oid<'static>; EXTENSIONS] = [
     oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME,
 ];
 
+/// 2050-01-01T00:00:00Z: dates from there on are GeneralizedTime, before it UTCTime (RFC 5280 section 4.1.2.5).
+const YEAR_2050: i64 = 2_524_608_000;
 const DIGITAL_SIGNATURE: u16 = 1;
 const KEY_ENCIPHERMENT: u16 = 1 << 2;
 /// The DER of one extended key usage of id-kp: tag, length, eight bytes.
@@ -77,6 +80,10 @@ impl Lint<'_> {
         self.require(plan.not_before >= self.authority.not_before(), "it would begin before its issuer");
         self.require(plan.not_after <= self.authority.not_after(), "it would outlive its issuer");
         self.require(!plan.ext_key_usage.is_empty(), "it would have no extended key usage");
+        let ascending = plan.ext_key_usage.is_sorted_by(|a, b| a < b);
+        self.require(ascending, "it would have an extended key usage twice, or out of order");
+        let distinct = plan.sans.iter().enumerate().all(|(at, san)| !plan.sans[..at].contains(san));
+        self.require(distinct, "it would say a name twice");
         self.require(!plan.sans.is_empty() || plan.common_name.is_some(), "it would name nobody");
         if let Some(common_name) = &plan.common_name {
             self.faults.extend(name::check_common_name(common_name).err());
@@ -104,6 +111,8 @@ impl Lint<'_> {
         let validity = certificate.validity();
         self.require(validity.not_before.timestamp() == plan.not_before.as_second(), "it begins at another time than planned");
         self.require(validity.not_after.timestamp() == plan.not_after.as_second(), "it ends at another time than planned");
+        let in_due_form = |time: &ASN1Time| time.is_utctime() == (time.timestamp() < YEAR_2050);
+        self.require(in_due_form(&validity.not_before) && in_due_form(&validity.not_after), "its dates are in the wrong form");
         self.subject(certificate.subject());
         self.require(certificate.public_key().raw == self.key.subject_public_key_info(), "its key is not the CSR's");
         self.require(certificate.issuer_uid.is_none() && certificate.subject_uid.is_none(), "it has a unique identifier");

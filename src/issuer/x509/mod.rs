@@ -2,9 +2,9 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`csr`] | a request becomes a verified public key |
+//! | [`csr`], `der` | a request becomes a verified public key |
 //! | [`plan`], [`name`] | a role over an identity becomes the plan of a leaf |
-//! | [`authority`], [`chain`](self) | an issuing CA, checked at load; builds and signs |
+//! | [`authority`], `chain` | an issuing CA, checked at load; builds and signs |
 //! | [`lint`] | what was built is read back before it is signed |
 //! | [`crl`] | revocation lists |
 //! | [`role_check`] | every fault of a role, at load |
@@ -16,6 +16,7 @@ pub mod bootstrap;
 mod chain;
 pub mod crl;
 pub mod csr;
+mod der;
 pub mod key;
 pub mod lint;
 pub mod name;
@@ -126,12 +127,12 @@ impl X509Issuer {
         if lease.generation != 1 {
             return Err(reused("the lease of this request id was renewed since"));
         }
-        let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
-        let serial = Serial::from_hex(&newest.serial)
-            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
         if spec.ca != *ca {
             return Err(reused("the role issues from another CA since"));
         }
+        let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
+        let serial = Serial::from_hex(&newest.serial)
+            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }

@@ -15,7 +15,7 @@ pub const MAX_COMMON_NAME: usize = 64;
 
 /// Checks a URI for a SAN: a SPIFFE ID of a workload, or an absolute URI in its normal form, without user or password.
 pub fn check_uri(uri: &str) -> Result<(), String> {
-    if uri.len() >= 7 && uri[..7].eq_ignore_ascii_case("spiffe:") {
+    if uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
         return check_spiffe_id(uri);
     }
     if !uri.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&b)) {
@@ -130,6 +130,8 @@ mod tests {
             "Spiffe://example.org/a",
             "spiffe:example.org/a",
             "spiffe:/example.org/a",
+            "spiffeä",
+            "aaaaaaä",
         ] {
             assert!(check_uri(bad).is_err(), "{bad} was taken");
         }

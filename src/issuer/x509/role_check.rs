@@ -14,6 +14,7 @@ use crate::model::{
     claim::{ClaimType, ClaimValue, Claims},
     fault::nearest,
     identity::{Identity, Proof, Subject, TokenUse, VerifiedToken},
+    name::CaName,
     role::{ExtKeyUsage, Role, X509Role},
     template::{Place, Template},
 };
@@ -44,7 +45,7 @@ impl X509Issuer {
 
     fn check_ca(&self, role: &Role, spec: &X509Role, now: Timestamp, report: &mut RoleReport) {
         let Some(authority) = self.authorities.get(&spec.ca) else {
-            let hint = nearest(spec.ca.as_str(), self.authorities.keys().map(|name| name.as_str()));
+            let hint = nearest(spec.ca.as_str(), self.authorities.keys().map(CaName::as_str));
             let hint = hint.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
             report.faults.push(format!("there is no CA {}{hint}", spec.ca));
             return;

@@ -8,8 +8,8 @@ pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let mut out = vec![tag];
     match length {
-        0..0x80 => out.push(length as u8),
-        0x80..0x100 => out.extend([0x81, length as u8]),
+        0..=0x7f => out.push(length as u8),
+        0x80..=0xff => out.extend([0x81, length as u8]),
         _ => out.extend([0x82, (length >> 8) as u8, length as u8]),
     }
     out.extend(content);
@@ -139,12 +139,32 @@ pub fn rdn(arcs: &[u64], string_tag: u8, text: &[u8]) -> Vec<u8> {
 
 /// The TBSCertificate of a certificate.
 pub fn tbs_of(certificate: &[u8]) -> &[u8] {
-    use x509_parser::{asn1_rs::Sequence, prelude::FromDer};
-    let header = |der: &[u8]| match der[1] {
-        0..0x80 => 2,
-        long => 2 + usize::from(long & 0x7f),
-    };
-    let content = &certificate[header(certificate)..];
-    let (rest, _) = Sequence::from_der(content).unwrap();
-    &content[..content.len() - rest.len()]
+    let inner = content(certificate);
+    let (header, length) = header(inner);
+    &inner[..header + length]
+}
+
+/// The elements within an element's content.
+pub fn split(content: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = content;
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let (header, length) = header(rest);
+        parts.push(rest[..header + length].to_vec());
+        rest = &rest[header + length..];
+    }
+    parts
+}
+
+/// An element's content.
+pub fn content(element: &[u8]) -> &[u8] {
+    &element[header(element).0..]
+}
+
+fn header(element: &[u8]) -> (usize, usize) {
+    match element[1] {
+        0..=0x7f => (2, usize::from(element[1])),
+        0x81 => (3, usize::from(element[2])),
+        _ => (4, usize::from(element[2]) << 8 | usize::from(element[3])),
+    }
 }

@@ -142,7 +142,7 @@ fn pkilint_is_content() {
         crl("the CA's CRL", "ca.crl.pem");
     }
     let rsa = openssl_csr(&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"], &[]);
-    let ed25519 = super::world::csr_for(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    let ed25519 = csr_for(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
     let csrs = [("P-256", fresh_csr()), ("RSA", rsa), ("Ed25519", ed25519)];
     for (position, (name, spec)) in roles().into_iter().enumerate() {
         let (key, csr) = &csrs[position % csrs.len()];
@@ -151,7 +151,7 @@ fn pkilint_is_content() {
         certificate(&format!("the leaf {name} with {key}"), "leaf.pem");
         signed(&format!("CA and leaf {name}"), "issuing.pem", "leaf.pem");
     }
-    let sans = vec![San::Dns("localhost".to_owned()), San::Ip("127.0.0.1".parse().unwrap())];
+    let sans = vec![San::Dns("daypass.example.org".to_owned()), San::Ip("127.0.0.1".parse().unwrap())];
     let server = bootstrap::create_server_certificate(&WORLD.authority, sans, now(), DAY).unwrap();
     let client = bootstrap::create_client_certificate(&WORLD.authority, "spiffe://example.org/ops", now(), DAY).unwrap();
     for (what, made) in [("the server's certificate", server), ("the client's certificate", client)] {
@@ -162,4 +162,15 @@ fn pkilint_is_content() {
         let at = at();
         must(path, "openssl", &["verify", "-x509_strict", "-attime", &at, "-CAfile", "root.pem", "-untrusted", "issuing.pem", "made.pem"]);
     }
+}
+
+/// A control: pkilint is heard when it has something to say. It takes `localhost` for no domain name.
+#[test]
+fn pkilint_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let sans = vec![San::Dns("localhost".to_owned())];
+    let made = bootstrap::create_server_certificate(&WORLD.authority, sans, now(), DAY).unwrap();
+    std::fs::write(dir.path().join("made.pem"), made.chain_pem.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap()).unwrap();
+    let findings = pkilint(dir.path(), "lint_pkix_cert", &["lint", "-s", "WARNING", "-f", "JSON", "made.pem"]);
+    assert!(findings.len() == 1 && findings[0].contains("invalid_domain_name_syntax"), "{findings:?}");
 }

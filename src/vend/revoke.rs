@@ -253,7 +253,12 @@ impl Vend {
         let swapped = match self.record(begun.iter().map(event).collect()).await {
             Ok(()) => self.store.swap(&begun).await,
             Err(unrecorded) => {
-                outcomes.extend(begun.into_iter().map(|lease| (lease.id, Err(unrecorded.clone()))));
+                // The record may yet stand (its write was under way), and who asked for it may: it is carried out as soon as the log
+                // can be written, which errs on the safe side.
+                for lease in begun {
+                    self.open.abandon(lease.id);
+                    outcomes.push((lease.id, Err(unrecorded.clone())));
+                }
                 return Vec::new();
             }
         };

@@ -87,9 +87,9 @@ impl DiskLog {
     }
 
     fn open_on(options: AuditOptions, clock: Arc<dyn Clock>, files: Box<dyn Files>) -> Result<Self, Error> {
-        let dir = options.dir.clone();
-        let opened = recover::open(&options.dir, options.segment_bytes, files)?;
-        let queue = Arc::new(Queue::new(options.max_waiting, opened.tail.link.seq));
+        let AuditOptions { dir, segment_bytes, max_waiting } = options;
+        let opened = recover::open(dir.clone(), segment_bytes, files)?;
+        let queue = Arc::new(Queue::new(max_waiting, opened.tail.link.seq));
         let mut writer = Writer::new(opened, queue.clone(), clock);
         writer.record_what_was_found()?;
         let thread = std::thread::Builder::new()

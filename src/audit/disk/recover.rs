@@ -5,7 +5,7 @@ use std::{
     fs::{File, TryLockError},
     io,
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -38,20 +38,20 @@ pub(super) struct Found {
 }
 
 /// Opens the log in `dir`, which is made where it is not there.
-pub(super) fn open(dir: &Path, segment_bytes: u64, files: Box<dyn Files>) -> Result<Opened, Error> {
+pub(super) fn open(dir: PathBuf, segment_bytes: u64, files: Box<dyn Files>) -> Result<Opened, Error> {
     let failed = |what: &str| {
         let what = format!("{what} {}", dir.display());
         move |error: io::Error| refused(format_args!("{what}: {error}"))
     };
-    files::make_dir(dir).map_err(failed("cannot make"))?;
-    let lock = lock(dir)?;
-    let segments = segments::list(dir).map_err(failed("cannot read"))?;
-    let head = Head::read(dir).map_err(failed("cannot read the head in"))?;
-    let end = End::read(dir, &segments, head)?;
+    files::make_dir(&dir).map_err(failed("cannot make"))?;
+    let lock = lock(&dir)?;
+    let segments = segments::list(&dir).map_err(failed("cannot read"))?;
+    let head = Head::read(&dir).map_err(failed("cannot read the head in"))?;
+    let end = End::read(&dir, &segments, head)?;
 
     let segment = match &end.segment {
         Some(segment) => files.open(&segment.path),
-        None => files.create(&Segment::new(dir, 1).path),
+        None => files.create(&Segment::new(&dir, 1).path),
     };
     let segment = segment.map_err(failed("cannot open the newest segment in"))?;
     // A crash may have left whole records in the system's cache only.
@@ -63,8 +63,7 @@ pub(super) fn open(dir: &Path, segment_bytes: u64, files: Box<dyn Files>) -> Res
     let head_file = head_file.map_err(failed("cannot open the head in"))?;
     head_file.write_all_at(&end.link.to_head(), 0).and_then(|()| head_file.sync()).map_err(failed("cannot write the head in"))?;
 
-    let tail =
-        Tail { files, dir: dir.to_owned(), segment_bytes, segment, head: head_file, link: end.link, offset: end.offset, dirty: false };
+    let tail = Tail { files, dir, segment_bytes, segment, head: head_file, link: end.link, offset: end.offset, dirty: false };
     Ok(Opened { tail, lock, found: Found { cut: end.unfinished, uncertain: end.uncertain } })
 }
 
@@ -150,7 +149,7 @@ impl End {
         }
         self.offset = lines.offset;
         let first_uncertain = head_seq.max(segment.first - 1) + 1;
-        self.uncertain = (first_uncertain <= self.link.seq).then(|| first_uncertain..=self.link.seq);
+        self.uncertain = (first_uncertain <= self.link.seq).then_some(first_uncertain..=self.link.seq);
         Ok(())
     }
 }

@@ -212,6 +212,10 @@ async fn a_failed_write_leaves_nothing_and_the_log_recovers_by_itself() {
         }
         let health = bench.log.health();
         assert!(health.fault.is_some() && health.waiting == 0 && health.durable_seq == 1, "{health:?}");
+        // Cut away at once; only where the head cannot be put back the records stay until it can.
+        let summary = verify(bench.dir.path()).unwrap();
+        let uncut = u64::from(fault == Fault::HeadFails);
+        assert_eq!((summary.last_seq, summary.unfinished_bytes), (1 + uncut, 0), "{fault:?}");
         bench.disk.set(Fault::None);
         // Nobody appends: the probe finds it out.
         bench.until_healthy().await;

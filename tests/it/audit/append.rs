@@ -164,3 +164,42 @@ async fn two_servers_never_share_a_directory() {
     open(dir.path(), 1 << 20).append(vec![event(2)]).await.unwrap();
     assert_eq!(verify(dir.path()).unwrap().records, 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_log_verifies_and_reads_without_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path(), 32 * 1024));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let (log, done) = (log.clone(), done.clone());
+            tokio::spawn(async move {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    log.append(vec![event(task); 3]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let path = dir.path().to_owned();
+    let watched = tokio::task::spawn_blocking(move || {
+        let mut tail = read::records(&path, 0).unwrap();
+        let mut seen = 0;
+        let started = std::time::Instant::now();
+        while seen < 1000 {
+            assert!(started.elapsed().as_secs() < 60, "only {seen} records");
+            for record in tail.by_ref().take(100) {
+                seen += 1;
+                assert_eq!(record.unwrap().0, seen);
+            }
+            let summary = verify(&path).unwrap();
+            assert!(summary.head_seq.unwrap() >= seen && summary.last_seq >= seen);
+        }
+    })
+    .await;
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    watched.unwrap();
+    assert!(segments(dir.path()).len() > 1);
+}

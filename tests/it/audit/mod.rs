@@ -1,4 +1,5 @@
 //! The audit log on a real disk: appended to, crashed, filled up, tampered with, read.
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute; these are their helpers")]
 
 mod append;
 mod crash;

@@ -1,0 +1,18 @@
+//! Client certificates of configured trust domains.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `store` | the trust domains: whose CA, which CRLs, how to read an identity; verifies a chain |
+//! | `identity` | one identity out of a verified leaf |
+//! | `spiffe` | the SPIFFE ID standard's grammar |
+//! | `server` | the TLS of the server: version, key exchange, no resumption, replaceable trust |
+
+mod identity;
+mod server;
+mod spiffe;
+mod store;
+
+pub use identity::{MAX_COMMON_NAME, MAX_DNS_NAME};
+pub use server::{ClientVerifier, server_config};
+pub use spiffe::{BadSpiffeId, MAX_SPIFFE_ID, SpiffeId};
+pub use store::{ExpiredCrl, MAX_CERTIFICATE, MAX_CHAIN, TrustDomainConfig, TrustStore};

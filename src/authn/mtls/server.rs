@@ -1,0 +1,177 @@
+//! The TLS of the server: 1.3 only, and every connection shows its certificate to the verifier that counts now.
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
+    server::{
+        NoServerSessionStorage, ResolvesServerCert,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    time_provider::TimeProvider,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
+
+use super::store::TrustStore;
+use crate::{
+    clock::Clock,
+    model::{
+        Timestamp,
+        error::{Code, Error, Result},
+        identity::PeerCertificate,
+    },
+};
+
+/// Verifies client certificates against the trust store of the moment.
+pub struct ClientVerifier {
+    store: ArcSwap<TrustStore>,
+    version: watch::Sender<u64>,
+    clock: Arc<dyn Clock>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientVerifier {
+    /// A verifier over a first store.
+    pub fn new(store: TrustStore, clock: Arc<dyn Clock>) -> Self {
+        let provider = Arc::new(provider());
+        Self { store: ArcSwap::from_pointee(store), version: watch::Sender::new(0), clock, provider }
+    }
+
+    /// The store of the moment.
+    pub fn store(&self) -> Arc<TrustStore> {
+        self.store.load_full()
+    }
+
+    /// Puts another store in place, for every handshake from now on, and ticks the version.
+    pub fn replace(&self, store: TrustStore) {
+        self.store.store(Arc::new(store));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// The version of the store. When it ticks, whoever holds live connections verifies their certificates again with
+    /// [`Self::verify`], and ends those that no longer pass.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Verifies a chain against the store of the moment, as [`TrustStore::verify`].
+    pub fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<PeerCertificate> {
+        self.store.load().verify(chain, self.clock.now())
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    /// Callers with a token come without a certificate.
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    /// None: any list would tell strangers whose CAs are trusted, and could not follow [`ClientVerifier::replace`].
+    /// A client then shows the certificate that it has (RFC 8446 section 4.2.4).
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = Timestamp::from_second(seconds).map_err(|_| rustls::Error::FailedToGetCurrentTime)?;
+        let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        match self.store.load().verify(&chain, now) {
+            Ok(_) => Ok(ClientCertVerified::assertion()),
+            Err(error) => {
+                tracing::info!(%error, "a client certificate was refused");
+                Err(rustls::Error::InvalidCertificate(match error.code() {
+                    Code::CertificateRevoked => CertificateError::Revoked,
+                    _ => CertificateError::Other(OtherError(Arc::new(error))),
+                }))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier").field("version", &*self.version.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// The server's TLS: version 1.3 only, X25519MLKEM768 preferred, ALPN h2, client certificates optional and verified by
+/// `verifier`.
+///
+/// There is no resumption of any kind: rustls does not run the verifier on a resumed handshake, and a client that was
+/// revoked must not ride on its last session. A handshake's size is bounded by rustls (64 KiB of certificates).
+///
+/// # Errors
+/// [`Code::Internal`] when the provider cannot do TLS 1.3, which would be a defect.
+pub fn server_config(verifier: Arc<ClientVerifier>, resolver: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>> {
+    let time = Arc::new(ClockTime(verifier.clock.clone()));
+    let mut config = ServerConfig::builder_with_details(verifier.provider.clone(), time)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|fault| Error::internal(format_args!("no TLS 1.3: {fault}")))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.send_half_rtt_data = false;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::SECP256R1,
+        aws_lc_rs::kx_group::SECP384R1,
+    ];
+    provider
+}
+
+/// rustls' time, from the process's one clock.
+struct ClockTime(Arc<dyn Clock>);
+
+impl TimeProvider for ClockTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.0.now().as_second()).ok()?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
+    }
+}
+
+impl fmt::Debug for ClockTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClockTime")
+    }
+}

@@ -1,1 +1,13 @@
+//! Bad tokens, bad issuers, bad certificates: each named, each refused.
 
+mod bad_tokens;
+mod certs;
+mod collisions;
+mod fake_issuer;
+mod faults;
+mod fetching;
+mod jose;
+mod key_files;
+mod mtls;
+mod tls;
+mod tokens;

@@ -75,11 +75,11 @@ impl Authority {
 
     /// Issues a leaf.
     pub fn leaf(&self, params: &CertificateParams) -> Client {
-        self.leaf_with_key(params, KeyPair::generate().unwrap())
+        self.leaf_with_key(params, &KeyPair::generate().unwrap())
     }
 
-    pub fn leaf_with_key(&self, params: &CertificateParams, key: KeyPair) -> Client {
-        let leaf = params.signed_by(&key, &self.issuer()).unwrap();
+    pub fn leaf_with_key(&self, params: &CertificateParams, key: &KeyPair) -> Client {
+        let leaf = params.signed_by(key, &self.issuer()).unwrap();
         let chain = std::iter::once(leaf.der().clone()).chain(self.above.iter().cloned()).collect();
         Client { chain, key: key.serialize_der() }
     }

@@ -199,7 +199,7 @@ fn a_ca_is_no_client() {
     // The CA itself, and a leaf over the CA's own key.
     refused_chain(&store, &[ca.certificate.der().clone()], now(), Code::Unauthenticated, "client certificate");
     let own_key = KeyPair::from_pem(&ca.key.serialize_pem()).unwrap();
-    refused(&store, &ca.leaf_with_key(&spiffe_leaf(), own_key), "the CA's own");
+    refused(&store, &ca.leaf_with_key(&spiffe_leaf(), &own_key), "the CA's own");
     // A root that is also, by its extensions, a client.
     let mut both = ca_params("both");
     both.subject_alt_names = vec![uri(ID)];
@@ -221,7 +221,7 @@ fn a_leaf_vouches_for_nobody() {
     let store = store(&ca, CertificateIdentity::Spiffe);
     let params = spiffe_leaf();
     let key = KeyPair::generate().unwrap();
-    let middleman = ca.leaf_with_key(&params, KeyPair::from_pem(&key.serialize_pem()).unwrap());
+    let middleman = ca.leaf_with_key(&params, &key);
     let forged = spiffe_leaf().signed_by(&KeyPair::generate().unwrap(), &rcgen::Issuer::from_params(&params, &key)).unwrap();
     let chain = [forged.der().clone(), middleman.chain[0].clone()];
     assert!(store.verify(&chain, now()).is_err());

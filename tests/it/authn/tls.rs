@@ -194,7 +194,7 @@ async fn the_hybrid_is_taken_where_the_client_puts_it_first_and_the_classical_gr
     let groups: [(&[&'static dyn SupportedKxGroup], NamedGroup); 5] = [
         (&[aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519], NamedGroup::X25519MLKEM768),
         (&[aws_lc_rs::kx_group::X25519MLKEM768], NamedGroup::X25519MLKEM768),
-        (&[aws_lc_rs::kx_group::SECP256R1, aws_lc_rs::kx_group::X25519], NamedGroup::X25519),
+        (&[aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1], NamedGroup::X25519),
         (&[aws_lc_rs::kx_group::SECP256R1], NamedGroup::secp256r1),
         (&[aws_lc_rs::kx_group::SECP384R1], NamedGroup::secp384r1),
     ];

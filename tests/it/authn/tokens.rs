@@ -331,8 +331,58 @@ fn a_token_id_is_of_the_issuer_and_the_jti_and_outlives_a_second_signature() {
     let verifier = TokenVerifier::new(vec![config], now()).unwrap();
     let payload = json!({"iss": "https://ec.example.org", "aud": AUDIENCE, "sub": "s", "iat": at(0), "exp": at(60)});
     let [one, two] = [(); 2].map(|()| keys().p256.token(&json!({"alg": "ES256"}), &payload));
-    assert_ne!(one, two);
-    assert_eq!(run(verifier.verify(&one, now())).unwrap().token_id, run(verifier.verify(&two, now())).unwrap().token_id);
+    let twin = twin(&one);
+    assert!(one != two && one != twin);
+    let [one, two, twin] = [one, two, twin].map(|token| run(verifier.verify(&token, now())).unwrap().token_id);
+    assert_eq!([one, one], [two, twin]);
+}
+
+/// The other valid form of an ES256 signature: (r, n - s), n being the order of P-256.
+fn twin(token: &str) -> String {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let order: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84,
+        0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = false;
+    for i in (0..32).rev() {
+        let (difference, under) = order[i].overflowing_sub(signature[32 + i]);
+        let (difference, under_again) = difference.overflowing_sub(u8::from(borrow));
+        signature[32 + i] = difference;
+        borrow = under || under_again;
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn every_bound_of_length_is_exact() {
+    use daypass::authn::oidc::{MAX_JTI, MAX_SUB, MAX_TOKEN};
+    let world = world("buildkite");
+    let accepted = |change: &dyn Fn(&mut Value)| {
+        let mut payload = world.payload();
+        change(&mut payload);
+        world.verify(&keys().main.token(&world.header(), &payload)).is_ok()
+    };
+    for (claim, longest) in [("sub", MAX_SUB), ("jti", MAX_JTI)] {
+        assert!(accepted(&|payload| payload[claim] = json!("x".repeat(longest))));
+        assert!(!accepted(&|payload| payload[claim] = json!("x".repeat(longest + 1))));
+    }
+    let lengths = |padding: usize| {
+        let mut payload = world.payload();
+        payload["padding"] = json!("x".repeat(padding));
+        let token = keys().main.token(&world.header(), &payload);
+        (token.len(), world.verify(&token).is_ok())
+    };
+    let mut seen = [false; 2];
+    let fitting = (MAX_TOKEN - lengths(0).0) / 4 * 3;
+    for padding in fitting - 6..fitting + 6 {
+        let (length, taken) = lengths(padding);
+        assert_eq!(taken, length <= MAX_TOKEN, "{length} bytes");
+        seen[usize::from(taken)] |= length.abs_diff(MAX_TOKEN) <= 2;
+    }
+    assert_eq!(seen, [true; 2], "both sides of the bound were looked at");
 }
 
 #[test]

@@ -304,6 +304,21 @@ fn every_algorithm_verifies_with_its_own_key_and_no_other() {
 }
 
 #[test]
+fn a_key_that_names_its_algorithm_verifies_no_other() {
+    let file = write_keys(&json!({"keys": [keys().main.named("only-512", "RS512")]}));
+    let mut config =
+        IssuerConfig::new("bound".parse().unwrap(), "https://bound.example.org", vec![AUDIENCE.to_owned()], Algorithm::ALL.to_vec());
+    config.keys = KeySource::File(file.path().to_owned());
+    let verifier = TokenVerifier::new(vec![config], now()).unwrap();
+    let payload = json!({"iss": "https://bound.example.org", "aud": AUDIENCE, "sub": "s", "iat": at(0), "exp": at(60)});
+    for (alg, fits) in [("RS512", true), ("RS256", false), ("RS384", false), ("PS256", false)] {
+        for header in [json!({"alg": alg, "kid": "only-512"}), json!({"alg": alg})] {
+            assert_eq!(run(verifier.verify(&keys().main.token(&header, &payload), now())).is_ok(), fits, "{header}");
+        }
+    }
+}
+
+#[test]
 fn a_token_id_is_of_the_issuer_and_the_jti_and_outlives_a_second_signature() {
     let world = world("buildkite");
     let id = |change: &dyn Fn(&mut Value)| {

@@ -115,7 +115,8 @@ pub struct VerifiedToken {
     pub subject: Subject,
     /// The claims that the issuer's configuration names, type-checked.
     pub claims: Claims,
-    /// The first 16 bytes of SHA-256 over issuer and `jti`, or over the token where the issuer gives no `jti`.
+    /// The first 16 bytes of SHA-256 over issuer and `jti`, or over issuer and the signed part of the token where there is
+    /// no `jti`: a second signature over the same claims makes no second token.
     pub token_id: [u8; 16],
     /// How often it may be used.
     pub token_use: TokenUse,

@@ -126,8 +126,8 @@ impl fmt::Debug for ClientVerifier {
     }
 }
 
-/// The server's TLS: version 1.3 only, X25519MLKEM768 preferred, ALPN h2, client certificates optional and verified by
-/// `verifier`.
+/// The server's TLS: version 1.3 only, ALPN h2, client certificates optional and verified by `verifier`. X25519MLKEM768 is
+/// the first of the key exchanges; rustls follows the client's order, in which current clients have it first too.
 ///
 /// There is no resumption of any kind: rustls does not run the verifier on a resumed handshake, and a client that was
 /// revoked must not ride on its last session. A handshake's size is bounded by rustls (64 KiB of certificates).

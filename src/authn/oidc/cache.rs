@@ -193,11 +193,10 @@ impl KeyCache {
         let (sender, receiver) = watch::channel(None);
         state.flight = Some(receiver.clone());
         drop(state);
-        let cache = self.clone();
+        let landing = Landing { cache: self.clone(), sender, outcome: Err("the fetch was given up".into()) };
         tokio::spawn(async move {
-            let outcome = cache.load(now).await;
-            cache.land(&outcome);
-            sender.send_replace(Some(outcome));
+            let outcome = landing.cache.load(now).await;
+            landing.land(outcome);
         });
         Ok(receiver)
     }
@@ -273,6 +272,26 @@ impl KeyCache {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete in itself, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a fetch under way when it is dropped: at its end, or when its task is ended before that. Nobody waits for ever.
+struct Landing {
+    cache: Arc<KeyCache>,
+    sender: watch::Sender<Option<Outcome>>,
+    outcome: Outcome,
+}
+
+impl Landing {
+    fn land(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.cache.land(&self.outcome);
+        self.sender.send_replace(Some(self.outcome.clone()));
     }
 }
 

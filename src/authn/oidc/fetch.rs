@@ -283,6 +283,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_name_is_resolved_to_addresses_that_may_be_connected_to() {
+        let resolve = async |allow_private_network| {
+            let resolver = GuardedResolver { allow_private_network };
+            resolver.resolve("localhost".parse().unwrap()).await.map(Iterator::collect::<Vec<_>>).map_err(|fault| fault.to_string())
+        };
+        assert!(resolve(true).await.unwrap().iter().all(|address| address.ip().is_loopback()));
+        assert!(resolve(false).await.unwrap_err().contains("only private"));
+    }
+
     #[test]
     fn urls_are_https_and_public_unless_configured() {
         for good in ["https://token.actions.githubusercontent.com", "https://oidc.circleci.com/org/1", "https://example.org:8443/a"] {

@@ -144,6 +144,10 @@ fn rsa(jwk: &Object<'_>) -> Result<DecodingKey, &'static str> {
     if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
         return Err("an RSA key shorter than 2048 bits or longer than 8192");
     }
+    let exponent = e.iter().try_fold(0_u64, |value, byte| value.checked_mul(256)?.checked_add(u64::from(*byte)));
+    if !exponent.is_some_and(|e| e >= 3 && e % 2 == 1) {
+        return Err("not a valid RSA key: its exponent is even, 1 or too long");
+    }
     // Parsed once here, so that a modulus or exponent that cannot be is known before a token comes.
     RsaPublicKeyComponents { n: &n[first..], e: e.as_slice() }
         .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)

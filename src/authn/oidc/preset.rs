@@ -113,8 +113,6 @@ fn gitlab() -> Preset {
         "namespace_path",
         "project_id",
         "project_path",
-        "user_id",
-        "user_login",
         "pipeline_id",
         "pipeline_source",
         "job_id",
@@ -124,6 +122,8 @@ fn gitlab() -> Preset {
         "ref_protected",
     ];
     let optional = [
+        "user_id",
+        "user_login",
         "user_email",
         "user_access_level",
         "environment",

@@ -138,9 +138,8 @@ impl Cluster {
         let folders: Vec<TempDir> = (0..6).map(|_| tempfile::tempdir().unwrap()).collect();
         let ports: Vec<u16> = folders.iter().map(|_| free_port_with_bus()).collect();
         let start = |(folder, port): (&TempDir, &u16)| {
-            let arguments = format!(
-                "--port {port} --cluster-enabled yes --cluster-node-timeout 2000 --repl-diskless-sync-delay 0 --appendonly no"
-            );
+            let arguments =
+                format!("--port {port} --cluster-enabled yes --cluster-node-timeout 2000 --repl-diskless-sync-delay 0 --appendonly no");
             let mut arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
             arguments.extend(["--save".into(), String::new()]);
             spawn(folder.path(), &arguments)
@@ -168,10 +167,12 @@ impl Cluster {
         assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         for port in &self.ports {
             wait_until("a cluster node sees every slot", || {
-                cli(*port, &["CLUSTER", "INFO"]).is_some_and(|info| info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6"))
+                cli(*port, &["CLUSTER", "INFO"])
+                    .is_some_and(|info| info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6"))
             });
             wait_until("a replica is in step", || {
-                cli(*port, &["INFO", "replication"]).is_some_and(|info| info.contains("role:master") || info.contains("master_link_status:up"))
+                cli(*port, &["INFO", "replication"])
+                    .is_some_and(|info| info.contains("role:master") || info.contains("master_link_status:up"))
             });
         }
     }

@@ -136,7 +136,7 @@ fn a_full_disk_is_an_error_within_a_second_and_it_recovers_by_itself() {
     let test = "store::embedded::in_a_process_whose_disk_fills";
     let this = std::env::current_exe().unwrap();
     // A process that ignores XFSZ gets an error where it would be killed.
-    let script = format!("trap '' XFSZ; ulimit -S -f 800; exec '{}' --exact {test} --nocapture", this.display());
+    let script = format!("trap '' XFSZ; ulimit -S -f 6000; exec '{}' --exact {test} --nocapture", this.display());
     let output = Command::new("sh").args(["-c", &script]).env(FULL_DISK, folder.path()).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
@@ -148,21 +148,28 @@ async fn in_a_process_whose_disk_fills() {
     let Some(folder) = std::env::var_os(FULL_DISK) else { return };
     let store = open(Path::new(&folder));
     let mut kept = Vec::new();
-    let (error, took) = loop {
+    // The first refusal may be followed by a put that finds room again (the log is folded into the database): it is full
+    // when it stays so.
+    let mut refused_in_a_row = 0;
+    while refused_in_a_row < 10 {
         let next = lease("acme", "web", &format!("spiffe://acme/{}", "x".repeat(400)));
         let began = Instant::now();
-        match store.put(&new(&next)).await {
-            Ok(outcome) => assert_eq!(outcome, Put::Stored),
-            Err(error) => break (error, began.elapsed()),
+        let outcome = store.put(&new(&next)).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        match outcome {
+            Ok(outcome) => {
+                assert_eq!(outcome, Put::Stored);
+                kept.push(next);
+                refused_in_a_row = 0;
+            }
+            Err(error) => {
+                assert_eq!(error.code(), Code::StoreUnavailable);
+                refused_in_a_row += 1;
+            }
         }
-        kept.push(next);
-        assert!(kept.len() < 5_000, "the limit on files did not bite");
-    };
-    assert_eq!(error.code(), Code::StoreUnavailable);
-    assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(kept.len() < 20_000, "the limit on files did not bite");
+    }
     assert!(kept.len() > 10);
-    let refused = store.put(&new(&lease("acme", "web", "spiffe://acme/a"))).await.unwrap_err();
-    assert_eq!(refused.code(), Code::StoreUnavailable);
     assert_eq!(store.get(&[kept[0].id]).await.unwrap(), [Some(kept[0].clone())], "what is there can be read");
 
     let lifted = Command::new("prlimit").args(["--pid", &std::process::id().to_string(), "--fsize=unlimited"]).status().unwrap();

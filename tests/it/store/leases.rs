@@ -87,9 +87,10 @@ pub fn revoking(lease: &Lease) -> Lease {
     changed(lease, Change::BeginRevoke { at: lease.issued_at + SignedDuration::from_secs(5) })
 }
 
-/// The lease at the end of its revocation.
+/// The lease at the end of its revocation; `live_until` counts in whole seconds.
 pub fn revoked(lease: &Lease) -> Lease {
-    changed(&revoking(lease), Change::FinishRevoke { live_until: lease.issued_at + SignedDuration::from_secs(6) })
+    let live_until = Timestamp::from_second(lease.issued_at.as_second() + 6).unwrap();
+    changed(&revoking(lease), Change::FinishRevoke { live_until })
 }
 
 /// The lease after its time.

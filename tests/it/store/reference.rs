@@ -131,8 +131,9 @@ impl Reference {
     fn swap(&mut self, lease: &Lease) -> Swap {
         match self.leases.get_mut(&lease.id) {
             None => Swap::Missing,
-            Some((stored, _)) if stored.version + 1 == lease.version => {
+            Some((stored, key)) if stored.version + 1 == lease.version => {
                 *stored = lease.clone();
+                *key = key.filter(|_| lease.state.is_live());
                 Swap::Done
             }
             Some((stored, _)) if stored == lease => Swap::Done,
@@ -143,7 +144,11 @@ impl Reference {
     fn restore(&mut self, lease: &Lease) -> usize {
         match self.leases.get_mut(&lease.id) {
             None => drop(self.leases.insert(lease.id, (lease.clone(), None))),
-            Some((stored, _)) if stored.version < lease.version => *stored = lease.clone(),
+            Some((stored, key)) if stored.version < lease.version => {
+                *stored = lease.clone();
+                // An ended lease lets go of its request key for good.
+                *key = key.filter(|_| lease.state.is_live());
+            }
             Some(_) => return 0,
         }
         1

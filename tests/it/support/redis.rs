@@ -1,5 +1,7 @@
 //! Real Redis servers: standalone, with TLS and an ACL user, and a cluster of six.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking, helpers included.
+
 use std::{
     fs,
     net::TcpListener,

@@ -89,27 +89,30 @@ impl RedisStore {
     async fn on_leases<T: FromRedisValue>(&self, script: &'static Text, partition: u8, leases: &[(usize, &Lease)]) -> Result<T, Error> {
         let mut call = script.on(self.keys.partition(partition));
         for (_, lease) in leases {
-            self.lease_args(&mut call, lease);
+            self.lease_args(&mut call, lease)?;
         }
         self.connector.script(script, &call).await
     }
 
     /// What every script that writes leases takes for each: id, record, due time, place, caller.
-    fn lease_args(&self, command: &mut Cmd, lease: &Lease) {
+    fn lease_args(&self, command: &mut Cmd, lease: &Lease) -> Result<(), Error> {
+        let id = keys::pack(lease.id).ok_or_else(|| unavailable(format!("{} is no id of a lease", lease.id)))?;
         command
-            .arg(lease.id.as_bytes())
+            .arg(&id)
             .arg(record::encode(lease))
             .arg(lease.due_at(OPEN_GRACE, self.retention).as_millisecond())
             .arg(format!("{}:{}", lease.tenant, lease.role))
             .arg(&keys::caller_digest(&lease.tenant, &lease.subject));
+        Ok(())
     }
 }
 
 #[async_trait]
 impl LeaseStore for RedisStore {
     async fn put(&self, new: &NewLease) -> Result<Put, Error> {
-        let mut call = scripts::PUT.on(self.keys.partition(new.lease.id.partition()));
-        self.lease_args(&mut call, &new.lease);
+        let partition = new.lease.id.partition();
+        let mut call = scripts::PUT.on(self.keys.partition(partition));
+        self.lease_args(&mut call, &new.lease)?;
         call.arg(new.tenant_cap).arg(new.caller_cap).arg(new.request_key.as_ref().map_or(&[][..], |key| key));
         match &new.token_use {
             None => call.arg("").arg(0),
@@ -118,7 +121,9 @@ impl LeaseStore for RedisStore {
         let answer: Vec<Value> = self.connector.script(&scripts::PUT, &call).await?;
         match answer.as_slice() {
             [Value::Int(0)] => Ok(Put::Stored),
-            [Value::Int(1), Value::BulkString(id), Value::BulkString(record)] => Ok(Put::Existing(Box::new(lease(lease_id(id)?, record)?))),
+            [Value::Int(1), Value::BulkString(id), Value::BulkString(record)] => {
+                Ok(Put::Existing(Box::new(lease(lease_id(id, partition)?, record)?)))
+            }
             [Value::Int(2)] => Ok(Put::TokenReplayed),
             [Value::Int(3)] => Ok(Put::TenantCap),
             [Value::Int(4)] => Ok(Put::CallerCap),
@@ -128,7 +133,9 @@ impl LeaseStore for RedisStore {
     }
 
     async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error> {
-        let groups = by_partition(ids.iter().copied().enumerate(), LeaseId::partition);
+        // An id that does not pack is on record nowhere.
+        let known = ids.iter().copied().enumerate().filter(|(_, id)| keys::pack(*id).is_some());
+        let groups = by_partition(known, LeaseId::partition);
         let answers = try_join_all(groups.iter().map(|(partition, group)| self.records(*partition, group))).await?;
         let mut leases = vec![None; ids.len()];
         for (group, answer) in groups.values().zip(answers) {
@@ -146,7 +153,8 @@ impl LeaseStore for RedisStore {
             Some(state) if state.is_live() => "+",
             Some(_) => "-",
         };
-        let before = filter.issued_before.map(first_id_not_before);
+        let before = filter.issued_before.map(first_id_not_before).map(keys::pack_bound);
+        let after = after.map(keys::pack_bound);
         let caller = match (&filter.subject, &filter.tenant) {
             (None, _) => Vec::new(),
             (Some(subject), None) => keys::subject_digest(subject).to_vec(),
@@ -156,11 +164,11 @@ impl LeaseStore for RedisStore {
             Some(tenant) => partition_of(tenant)..partition_of(tenant) + 1,
             None => 0..PARTITIONS,
         };
-        let answers: Vec<Vec<Value>> = try_join_all(partitions.map(|partition| {
+        let answers: Vec<Vec<Value>> = try_join_all(partitions.clone().map(|partition| {
             let mut call = scripts::LIST.on(self.keys.partition(partition));
             call.arg(halves)
-                .arg(after.as_ref().map_or(&[][..], |id| id.as_bytes()))
-                .arg(before.as_ref().map_or(&[][..], |id| id.as_bytes()))
+                .arg(after.as_ref().map_or(&[][..], |id| id))
+                .arg(before.as_ref().map_or(&[][..], |id| id))
                 .arg(limit)
                 .arg(filter.tenant.as_ref().map_or("", |tenant| tenant.as_str()))
                 .arg(filter.role.as_ref().map_or("", |role| role.as_str()))
@@ -168,7 +176,7 @@ impl LeaseStore for RedisStore {
             self.script(&scripts::LIST, call)
         }))
         .await?;
-        let (ids, next) = merge(answers, limit)?;
+        let (ids, next) = merge(partitions.zip(answers), limit)?;
         let leases = self.get(&ids).await?.into_iter().flatten().filter(|lease| filter.matches(lease)).collect();
         Ok(Page { leases, next })
     }
@@ -206,8 +214,10 @@ impl LeaseStore for RedisStore {
         }))
         .await?;
         let mut due = Vec::new();
-        for (id, at) in answers.into_iter().flatten() {
-            due.push((millis(at), lease_id(&id)?));
+        for (partition, answer) in (0..PARTITIONS).zip(answers) {
+            for (id, at) in answer {
+                due.push((millis(at), lease_id(&id, partition)?));
+            }
         }
         due.sort_unstable();
         let ids: Vec<LeaseId> = due.into_iter().take(limit).map(|(_, id)| id).collect();
@@ -220,11 +230,15 @@ impl LeaseStore for RedisStore {
         for partition in 0..PARTITIONS {
             groups.entry(partition).or_default();
         }
-        let partitions = try_join_all(groups.iter().map(|(partition, group)| {
+        let partitions = try_join_all(groups.iter().map(async |(partition, group)| {
             let mut call = scripts::PURGE.on(self.keys.partition(*partition));
             call.arg(ceil_millis(now));
-            group.iter().for_each(|(_, lease)| self.lease_args(&mut call, lease));
-            self.script::<()>(&scripts::PURGE, call)
+            // A lease whose id does not pack is on record nowhere.
+            group
+                .iter()
+                .filter(|(_, lease)| keys::pack(lease.id).is_some())
+                .try_for_each(|(_, lease)| self.lease_args(&mut call, lease))?;
+            self.script::<()>(&scripts::PURGE, call).await
         }));
         let lists = async {
             let cas: Vec<String> = self.connector.command(redis::cmd("SMEMBERS").arg(self.keys.cas())).await?;
@@ -311,7 +325,7 @@ impl RedisStore {
         let mut command = redis::cmd("HMGET");
         command.arg(self.keys.records(partition));
         for (_, id) in ids {
-            command.arg(id.as_bytes());
+            command.arg(&keys::pack_bound(*id));
         }
         self.connector.command(&command).await
     }
@@ -347,22 +361,20 @@ where
 
 /// The first `limit` ids of all sources in order, and the id after which the next page starts. A source that gave as much
 /// as it was asked for may hold more, so that nothing is known above its last id.
-fn merge(answers: Vec<Vec<Value>>, limit: usize) -> Result<(Vec<LeaseId>, Option<LeaseId>), Error> {
+fn merge(answers: impl Iterator<Item = (u8, Vec<Value>)>, limit: usize) -> Result<(Vec<LeaseId>, Option<LeaseId>), Error> {
     let mut ids = Vec::new();
     let mut known_to: Option<LeaseId> = None;
-    for answer in answers {
+    for (partition, answer) in answers {
         let mut values = answer.into_iter();
         let Some(Value::Int(count)) = values.next() else { return Err(unexpected(&[])) };
         for source in values {
             let Value::BulkString(source) = source else { return Err(unexpected(&[source])) };
-            let (source, []) = source.as_chunks::<16>() else { return Err(unavailable("an id is not 16 bytes")) };
-            if let Some(last) = source.last()
-                && i64::try_from(source.len()).is_ok_and(|length| length >= count)
-            {
-                let last = LeaseId::from_bytes(*last);
-                known_to = Some(known_to.map_or(last, |known| known.min(last)));
+            let (source, []) = source.as_chunks() else { return Err(unavailable("an id is not 14 bytes")) };
+            let source = source.iter().map(|id| keys::unpack(*id, partition));
+            if i64::try_from(source.len()).is_ok_and(|length| length >= count) {
+                known_to = known_to.into_iter().chain(source.clone().last()).min();
             }
-            ids.extend(source.iter().map(|id| LeaseId::from_bytes(*id)));
+            ids.extend(source);
         }
     }
     ids.sort_unstable();
@@ -391,8 +403,8 @@ fn millis(score: f64) -> i64 {
     millis
 }
 
-fn lease_id(bytes: &[u8]) -> Result<LeaseId, Error> {
-    bytes.try_into().map(LeaseId::from_bytes).map_err(|_| unavailable("an id is not 16 bytes"))
+fn lease_id(bytes: &[u8], partition: u8) -> Result<LeaseId, Error> {
+    bytes.try_into().map(|packed| keys::unpack(packed, partition)).map_err(|_| unavailable("an id is not 14 bytes"))
 }
 
 fn lease(id: LeaseId, record: &[u8]) -> Result<Lease, Error> {

@@ -124,7 +124,7 @@ async fn one_request_key_concurrently_gives_one_lease(store: &dyn LeaseStore) {
     for (n, outcome) in outcomes.iter().enumerate() {
         assert!(n == winners[0] || *outcome == Put::Existing(Box::new(winner.clone())), "{outcome:?}");
     }
-    assert_eq!(everything(store).await, [winner.clone()]);
+    assert_eq!(everything(store).await, std::slice::from_ref(winner));
 }
 
 async fn a_token_is_used_once_until_it_is_forgotten(store: &dyn LeaseStore) {
@@ -216,9 +216,19 @@ async fn get_keeps_order_and_gaps(store: &dyn LeaseStore) {
     }
     let unknown = lease("acme", "web", "spiffe://x/a");
     let ids = [leases[2].id, unknown.id, leases[0].id, leases[2].id, leases[1].id];
-    let expected = [Some(&leases[2]), None, Some(&leases[0]), Some(&leases[2]), Some(&leases[1])].map(|lease| lease.cloned());
+    let expected = [Some(&leases[2]), None, Some(&leases[0]), Some(&leases[2]), Some(&leases[1])].map(Option::<&Lease>::cloned);
     assert_eq!(store.get(&ids).await.unwrap(), expected);
     assert_eq!(store.get(&[]).await.unwrap(), []);
+    // A caller may ask for any UUID.
+    let foreign = [[0; 16], [0xff; 16], *b"0123456789abcdef"].map(LeaseId::from_bytes);
+    assert_eq!(store.get(&foreign).await.unwrap(), [None, None, None]);
+    let mut twin = *leases[0].id.as_bytes();
+    twin[6] ^= 0x10;
+    assert_eq!(store.get(&[LeaseId::from_bytes(twin)]).await.unwrap(), [None], "the same but for the version of the UUID");
+    for after in foreign {
+        let page = store.list(&LeaseFilter::default(), Some(after), 10).await.unwrap();
+        assert_eq!(page.leases, leases.iter().filter(|lease| lease.id > after).cloned().collect::<Vec<_>>());
+    }
 }
 
 async fn swap_writes_over_the_version_before_only(store: &dyn LeaseStore) {
@@ -374,7 +384,7 @@ async fn due_gives_the_longest_waiting_first(store: &dyn LeaseStore) {
     let open = revoking(&leases[0]);
     let ended = expired(&leases[5]);
     store.swap(&[open.clone(), ended.clone()]).await.unwrap();
-    assert_eq!(store.due(open.revoked_at.unwrap() + daypass::store::OPEN_GRACE, 10).await.unwrap(), [open.clone()]);
+    assert_eq!(store.due(open.revoked_at.unwrap() + daypass::store::OPEN_GRACE, 10).await.unwrap(), std::slice::from_ref(&open));
     by_wait.retain(|lease| lease.id != open.id && lease.id != ended.id);
     by_wait.insert(0, open);
     by_wait.push(ended.clone());
@@ -393,7 +403,7 @@ async fn purge_removes_ended_leases_in_the_version_given(store: &dyn LeaseStore)
     }
     assert_eq!(everything(store).await, [live.clone(), other.clone()]);
     let by_subject = LeaseFilter { subject: Some(live.subject.clone()), ..LeaseFilter::default() };
-    assert_eq!(pages(store, &by_subject, 10).await, [live.clone()]);
+    assert_eq!(pages(store, &by_subject, 10).await, std::slice::from_ref(&live));
     assert_eq!(store.due(at(1_000_000), 10).await.unwrap(), [live.clone(), other]);
     assert_eq!(store.stats().await.unwrap().live, 1);
 }

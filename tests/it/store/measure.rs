@@ -49,7 +49,7 @@ fn put(n: i64, subjects: i64, caller: Caller) -> NewLease {
 #[ignore = "a measurement"]
 async fn memory_at_redis_for_one_live_lease() {
     for (caller, name) in [(Caller::Certificate, "certificate"), (Caller::Token, "token and request id")] {
-        for subjects in [20, 500, 5_000, LEASES] {
+        for subjects in [1, 20, 500, 5_000, LEASES] {
             let server = Redis::start();
             let store = RedisStore::new(&RedisOptions { retention: RETENTION, ..RedisOptions::new(server.url()) }).unwrap();
             store.incarnation().await.unwrap();

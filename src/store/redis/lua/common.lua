@@ -1,14 +1,15 @@
 -- Put before every script that works on a partition. KEYS[1] is the stem of the partition's keys, for example
 -- "daypass:{07}:"; every key made from it has the same hash tag and so lies on the same node of a cluster.
 --
---   l                    hash: id -> record (see record.rs)
+--   l                    hash: id -> record (see record.rs); ids are packed into 14 bytes (see keys.rs)
 --   due<half>            sorted set: id, by due time in milliseconds
 --   role<half>:<place>   sorted set in the order of ids; a place is "<tenant>:<role>"
 --   dir<half>            sorted set of the places that hold a lease
---   sub<half>:<bucket>   sorted set of "<caller><id>"; a caller is 12 bytes of digest of the subject, 4 of the tenant
+--   sub<half>:<bucket>   sorted set of "<caller><id>"; a caller is 11 bytes of digest of the subject, 3 of the tenant
 --   cap                  hash: tenant -> live leases; a tenant without one has no field
 --   req:<bucket>         hash: request key -> id, for live leases
---   use:<bucket>         sorted set: token use key, by the time (ms) at which it may be forgotten
+--   use:<bucket>         sorted set: token use key, by the time (ms) until which it is remembered
+--   uses                 sorted set: bucket of token uses, by the earliest of its times
 --
 -- Each index has two halves, "+" for live leases and "-" for ended ones: counts of live leases then are sizes, and what
 -- is kept for reading costs nothing to those who look for what is live. Buckets keep each set small enough for Redis' compact
@@ -42,12 +43,14 @@ local function request_bucket(key)
   return stem .. 'req:' .. string.format('%02x', string.byte(key, 1))
 end
 
-local function use_bucket(key)
-  return stem .. 'use:' .. string.format('%02x', string.byte(key, 1) % 64)
+-- One of 512, by the first bytes of a digest.
+local function bucket_of(digest)
+  local first, second = string.byte(digest, 1, 2)
+  return string.format('%03x', first * 2 + second % 2)
 end
 
 local function caller_bucket(side, caller)
-  return stem .. 'sub' .. side .. ':' .. string.format('%02x', string.byte(caller, 1))
+  return stem .. 'sub' .. side .. ':' .. bucket_of(caller)
 end
 
 local function tenant_of(place)

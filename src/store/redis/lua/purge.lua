@@ -8,7 +8,14 @@ for i = 2, #ARGV, 5 do
     redis.call('HDEL', records, id)
   end
 end
-for bucket = 0, 63 do
-  redis.call('ZREMRANGEBYSCORE', stem .. 'use:' .. string.format('%02x', bucket), '-inf', '(' .. ARGV[1])
+for _, bucket in ipairs(redis.call('ZRANGEBYSCORE', stem .. 'uses', '-inf', '(' .. ARGV[1])) do
+  local uses = stem .. 'use:' .. bucket
+  redis.call('ZREMRANGEBYSCORE', uses, '-inf', '(' .. ARGV[1])
+  local first = redis.call('ZRANGE', uses, 0, 0, 'WITHSCORES')
+  if first[2] then
+    redis.call('ZADD', stem .. 'uses', first[2], bucket)
+  else
+    redis.call('ZREM', stem .. 'uses', bucket)
+  end
 end
 return 0

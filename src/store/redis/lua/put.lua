@@ -15,10 +15,10 @@ if request ~= '' then
   local existing = other and redis.call('HGET', records, other)
   if existing and half(existing) == '+' then return {1, other, existing} end
 end
-if use ~= '' and redis.call('ZSCORE', use_bucket(use), use) then return {2} end
+if use ~= '' and redis.call('ZSCORE', stem .. 'use:' .. bucket_of(use), use) then return {2} end
 if tonumber(redis.call('HGET', stem .. 'cap', tenant_of(place)) or 0) >= tenant_cap then return {3} end
--- No id is above sixteen bytes of 255.
-local last = '[' .. caller .. string.rep('\255', 16)
+-- No id is above fourteen bytes of 255.
+local last = '[' .. caller .. string.rep('\255', 14)
 if redis.call('ZLEXCOUNT', caller_bucket('+', caller), '[' .. caller, last) >= caller_cap then return {4} end
 
 if request ~= '' and half(record) == '+' then
@@ -26,5 +26,8 @@ if request ~= '' and half(record) == '+' then
   record = with_request_key(record, request)
 end
 write(id, false, record, due, place, caller)
-if use ~= '' then redis.call('ZADD', use_bucket(use), forget, use) end
+if use ~= '' then
+  redis.call('ZADD', stem .. 'use:' .. bucket_of(use), forget, use)
+  redis.call('ZADD', stem .. 'uses', 'LT', forget, bucket_of(use))
+end
 return {0}

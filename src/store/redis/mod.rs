@@ -34,6 +34,9 @@ pub const DEFAULT_PREFIX: &str = "daypass";
 /// How long a call may take, unless configured otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How much of a token use's key is kept, in bytes: 96 bits of a digest tell tokens apart.
+const TOKEN_USE_KEY: usize = 12;
+
 /// How to reach Redis, and how to keep leases there.
 pub struct RedisOptions {
     /// `redis://` or `rediss://` URLs, at least one. Standalone: the first that is a primary is used. Cluster: where to ask
@@ -116,7 +119,7 @@ impl LeaseStore for RedisStore {
         call.arg(new.tenant_cap).arg(new.caller_cap).arg(new.request_key.as_ref().map_or(&[][..], |key| key));
         match &new.token_use {
             None => call.arg("").arg(0),
-            Some(token) => call.arg(&token.key).arg(token.until.as_millisecond()),
+            Some(token) => call.arg(&token.key[..TOKEN_USE_KEY]).arg(token.until.as_millisecond()),
         };
         let answer: Vec<Value> = self.connector.script(&scripts::PUT, &call).await?;
         match answer.as_slice() {

@@ -9,7 +9,7 @@
 --   cap                  hash: tenant -> live leases; a tenant without one has no field
 --   req:<bucket>         hash: request key -> id, for live leases
 --   use:<bucket>         sorted set: token use key, by the time (ms) until which it is remembered
---   uses                 sorted set: bucket of token uses, by the earliest of its times
+--   uses                 sorted set: first of four buckets of token uses, by the earliest of their times
 --
 -- Each index has two halves, "+" for live leases and "-" for ended ones: counts of live leases then are sizes, and what
 -- is kept for reading costs nothing to those who look for what is live. Buckets keep each set small enough for Redis' compact
@@ -40,13 +40,18 @@ local function with_request_key(record, key)
 end
 
 local function request_bucket(key)
-  return stem .. 'req:' .. string.format('%02x', string.byte(key, 1))
+  return stem .. 'req:' .. string.format('%02x', string.byte(key, 1) % 128)
 end
 
 -- One of 512, by the first bytes of a digest.
 local function bucket_of(digest)
   local first, second = string.byte(digest, 1, 2)
   return string.format('%03x', first * 2 + second % 2)
+end
+
+-- The first of the four buckets that are looked after together.
+local function first_of_four(bucket)
+  return string.format('%03x', math.floor(tonumber(bucket, 16) / 4) * 4)
 end
 
 local function caller_bucket(side, caller)

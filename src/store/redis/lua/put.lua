@@ -27,7 +27,8 @@ if request ~= '' and half(record) == '+' then
 end
 write(id, false, record, due, place, caller)
 if use ~= '' then
-  redis.call('ZADD', stem .. 'use:' .. bucket_of(use), forget, use)
-  redis.call('ZADD', stem .. 'uses', 'LT', forget, bucket_of(use))
+  local bucket = bucket_of(use)
+  redis.call('ZADD', stem .. 'use:' .. bucket, forget, use)
+  redis.call('ZADD', stem .. 'uses', 'LT', forget, first_of_four(bucket))
 end
 return {0}

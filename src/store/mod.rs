@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error},
-    lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+    lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
     name::CaName,
 };
 
@@ -150,4 +150,44 @@ pub trait LeaseStore: Send + Sync {
 pub(crate) fn unavailable(internal: impl std::fmt::Display) -> Error {
     Error::new(Code::StoreUnavailable, "the lease store does not answer; nothing was issued or changed for sure, try again")
         .because(internal)
+}
+
+/// A state as the stores write it: its place in [`LeaseState::ALL`]. Those below [`FIRST_ENDED`] are live.
+pub(crate) fn state_number(state: LeaseState) -> u8 {
+    match state {
+        LeaseState::Pending => 0,
+        LeaseState::Active => 1,
+        LeaseState::Revoking => 2,
+        LeaseState::Revoked => FIRST_ENDED,
+        LeaseState::Expired => 4,
+    }
+}
+
+/// The lowest number of a state that has ended.
+pub(crate) const FIRST_ENDED: u8 = 3;
+
+/// Milliseconds since 1970, rounded up: stored times are whole milliseconds, so what lies before `at` lies before these.
+pub(crate) fn ceil_millis(at: Timestamp) -> i64 {
+    let floor = at.as_millisecond();
+    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_states_are_their_places_and_part_the_live_from_the_ended() {
+        for (place, state) in LeaseState::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(state_number(state)), place);
+            assert_eq!(state_number(state) < FIRST_ENDED, state.is_live());
+        }
+    }
+
+    #[test]
+    fn milliseconds_round_up_on_both_sides_of_1970() {
+        for (nanos, millis) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2), (-1, 0), (-1_000_000, -1), (-1_000_001, -1)] {
+            assert_eq!(ceil_millis(Timestamp::from_nanosecond(nanos).unwrap()), millis, "{nanos}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{ceil_millis, lease_of, state_number};
+use super::lease_of;
 use crate::{
     model::{
         SignedDuration, Timestamp,
@@ -10,7 +10,7 @@ use crate::{
         lease::{Lease, RevokedSerial},
         name::CaName,
     },
-    store::{NewLease, OPEN_GRACE, Put, Swap, unavailable},
+    store::{FIRST_ENDED, NewLease, OPEN_GRACE, Put, Swap, ceil_millis, state_number, unavailable},
 };
 
 /// What is on record under an id.
@@ -83,9 +83,9 @@ pub fn restore(connection: &Connection, leases: &[Lease], retention: SignedDurat
 
 /// Removes ended leases in the version given, and what was to be remembered until before `now`.
 pub fn purge(connection: &Connection, leases: &[Lease], now: Timestamp) -> Result<(), Error> {
-    let mut delete = connection.prepare_cached("DELETE FROM lease WHERE id = ?1 AND version = ?2 AND state > 2")?;
+    let mut delete = connection.prepare_cached("DELETE FROM lease WHERE id = ?1 AND version = ?2 AND state >= ?3")?;
     for lease in leases {
-        delete.execute(params![lease.id.as_bytes(), lease.version])?;
+        delete.execute(params![lease.id.as_bytes(), lease.version, FIRST_ENDED])?;
     }
     let now = ceil_millis(now);
     connection.prepare_cached("DELETE FROM token_use WHERE until < ?1")?.execute([now])?;
@@ -118,7 +118,9 @@ pub fn next_crl_number(connection: &Connection, ca: &CaName) -> Result<u64, Erro
 fn stored(connection: &Connection, lease: &Lease) -> Result<Option<Stored>, Error> {
     let mut select = connection.prepare_cached("SELECT version, state, body FROM lease WHERE id = ?1")?;
     let stored = select
-        .query_row([lease.id.as_bytes()], |row| Ok(Stored { version: row.get(0)?, live: row.get::<_, u8>(1)? < 3, body: row.get(2)? }))
+        .query_row([lease.id.as_bytes()], |row| {
+            Ok(Stored { version: row.get(0)?, live: row.get::<_, u8>(1)? < FIRST_ENDED, body: row.get(2)? })
+        })
         .optional()?;
     Ok(stored)
 }

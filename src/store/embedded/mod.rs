@@ -19,7 +19,7 @@ use super::{LeaseStore, MAX_BATCH, NewLease, Page, Put, Stats, Swap, unavailable
 use crate::model::{
     SignedDuration, Timestamp,
     error::Error,
-    lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+    lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
     name::CaName,
 };
 
@@ -121,22 +121,6 @@ impl LeaseStore for EmbeddedStore {
     }
 }
 
-fn state_number(state: LeaseState) -> u8 {
-    match state {
-        LeaseState::Pending => 0,
-        LeaseState::Active => 1,
-        LeaseState::Revoking => 2,
-        LeaseState::Revoked => 3,
-        LeaseState::Expired => 4,
-    }
-}
-
 fn lease_of(body: &str) -> Result<Lease, Error> {
     serde_json::from_str(body).map_err(|error| unavailable(format!("a lease in the store is not readable: {error}")))
-}
-
-/// Milliseconds, rounded up: what lies before `at` is exactly what lies before these.
-fn ceil_millis(at: Timestamp) -> i64 {
-    let floor = at.as_millisecond();
-    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
 }

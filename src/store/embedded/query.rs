@@ -8,7 +8,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{TIMEOUT, ceil_millis, lease_of, schema, state_number};
+use super::{TIMEOUT, lease_of, schema};
 use crate::{
     model::{
         Timestamp,
@@ -17,7 +17,7 @@ use crate::{
         lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
         name::{CaName, RoleName, TenantName},
     },
-    store::{MAX_BATCH, Page, Stats, unavailable},
+    store::{MAX_BATCH, Page, Stats, ceil_millis, state_number, unavailable},
 };
 
 /// How many queries run at once; more wait, within their time limit.

@@ -78,7 +78,7 @@ enum Remedy {
 
 impl Connector {
     /// Checks the options; speaks to nobody.
-    pub fn new(options: &RedisOptions) -> Result<Self, Error> {
+    pub fn new(options: RedisOptions) -> Result<Self, Error> {
         let wrong = |text: String| Error::new(Code::StoreUnavailable, text);
         if options.urls.is_empty() {
             return Err(wrong("the lease store needs at least one redis:// or rediss:// URL".into()));
@@ -94,7 +94,7 @@ impl Connector {
                 return Err(form());
             }
             let info = url.as_str().into_connection_info().map_err(|_| form())?;
-            let login = login(info.redis_settings(), options);
+            let login = login(info.redis_settings(), &options);
             nodes.push(info.set_redis_settings(login));
         }
         let encrypted = options.urls.iter().any(|url| url.starts_with("rediss://"));
@@ -102,7 +102,7 @@ impl Connector {
             // The client library takes the process' default; a second call changes nothing.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
-        let tls = encrypted.then(|| TlsCertificates { client_tls: None, root_cert: options.ca_pem.clone() });
+        let tls = encrypted.then_some(TlsCertificates { client_tls: None, root_cert: options.ca_pem });
         Ok(Self { nodes, tls, cluster: options.cluster, timeout: options.timeout, slot: Mutex::default() })
     }
 

@@ -5,6 +5,7 @@
 
 mod connection;
 mod keys;
+mod page;
 mod record;
 mod scripts;
 
@@ -17,7 +18,7 @@ use redis::{Cmd, FromRedisValue, Value};
 use zeroize::Zeroizing;
 
 use self::{connection::Connector, keys::Keys, scripts::Text};
-use super::{LeaseStore, MAX_BATCH, NewLease, OPEN_GRACE, Page, Put, Stats, Swap, unavailable};
+use super::{LeaseStore, MAX_BATCH, NewLease, OPEN_GRACE, Page, Put, Stats, Swap, ceil_millis, unavailable};
 use crate::{
     clock,
     model::{
@@ -84,8 +85,9 @@ pub struct RedisStore {
 impl RedisStore {
     /// A store that connects when it is first used, and again whenever it must: it can be made while Redis is away. Fails
     /// only when the options are wrong.
-    pub fn new(options: &RedisOptions) -> Result<Self, Error> {
-        Ok(Self { connector: Connector::new(options)?, keys: Keys::new(&options.prefix)?, retention: options.retention })
+    pub fn new(options: RedisOptions) -> Result<Self, Error> {
+        let keys = Keys::new(&options.prefix)?;
+        Ok(Self { keys, retention: options.retention, connector: Connector::new(options)? })
     }
 
     /// Runs a script on a partition, on these leases.
@@ -179,7 +181,7 @@ impl LeaseStore for RedisStore {
             self.script(&scripts::LIST, call)
         }))
         .await?;
-        let (ids, next) = merge(partitions.zip(answers), limit)?;
+        let (ids, next) = page::merge(partitions.zip(answers), limit)?;
         let leases = self.get(&ids).await?.into_iter().flatten().filter(|lease| filter.matches(lease)).collect();
         Ok(Page { leases, next })
     }
@@ -362,41 +364,9 @@ where
     groups
 }
 
-/// The first `limit` ids of all sources in order, and the id after which the next page starts. A source that gave as much
-/// as it was asked for may hold more, so that nothing is known above its last id.
-fn merge(answers: impl Iterator<Item = (u8, Vec<Value>)>, limit: usize) -> Result<(Vec<LeaseId>, Option<LeaseId>), Error> {
-    let mut ids = Vec::new();
-    let mut known_to: Option<LeaseId> = None;
-    for (partition, answer) in answers {
-        let mut values = answer.into_iter();
-        let Some(Value::Int(count)) = values.next() else { return Err(unexpected(&[])) };
-        for source in values {
-            let Value::BulkString(source) = source else { return Err(unexpected(&[source])) };
-            let (source, []) = source.as_chunks() else { return Err(unavailable("an id is not 14 bytes")) };
-            let source = source.iter().map(|id| keys::unpack(*id, partition));
-            if i64::try_from(source.len()).is_ok_and(|length| length >= count) {
-                known_to = known_to.into_iter().chain(source.clone().last()).min();
-            }
-            ids.extend(source);
-        }
-    }
-    ids.sort_unstable();
-    let known = known_to.map_or(ids.len(), |last| ids.partition_point(|id| *id <= last));
-    let taken = known.min(limit);
-    let more = taken < ids.len() || known_to.is_some();
-    ids.truncate(taken);
-    let next = if more { ids.last().copied() } else { None };
-    Ok((ids, next))
-}
-
 /// The smallest id that a lease issued at or after `at` can have; ids count in milliseconds.
 fn first_id_not_before(at: Timestamp) -> LeaseId {
     LeaseId::floor(Timestamp::from_millisecond(ceil_millis(at)).unwrap_or(Timestamp::MAX))
-}
-
-fn ceil_millis(at: Timestamp) -> i64 {
-    let floor = at.as_millisecond();
-    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
 }
 
 /// A sorted set's score, which is a time in milliseconds: whole numbers below 2^53 are exact.

@@ -51,7 +51,7 @@ async fn memory_at_redis_for_one_live_lease() {
     for (caller, name) in [(Caller::Certificate, "certificate"), (Caller::Token, "token and request id")] {
         for subjects in [1, 20, 500, 5_000, LEASES] {
             let server = Redis::start();
-            let store = RedisStore::new(&RedisOptions { retention: RETENTION, ..RedisOptions::new(server.url()) }).unwrap();
+            let store = RedisStore::new(RedisOptions { retention: RETENTION, ..RedisOptions::new(server.url()) }).unwrap();
             store.incarnation().await.unwrap();
             let before = used_memory(&server);
             fill(&store, (0..LEASES).map(|n| put(n, subjects, caller))).await;
@@ -69,7 +69,7 @@ async fn puts_for_each_second() {
         let durable = if policy == "no" { ["--appendonly", "no"] } else { ["--appendonly", "yes"] };
         let fsync = if policy == "no" { "no" } else { policy };
         let server = Redis::start_with(&[durable[0], durable[1], "--appendfsync", fsync, "--save", ""]);
-        let store = RedisStore::new(&RedisOptions { retention: RETENTION, ..RedisOptions::new(server.url()) }).unwrap();
+        let store = RedisStore::new(RedisOptions { retention: RETENTION, ..RedisOptions::new(server.url()) }).unwrap();
         report(&format!("redis, appendfsync {policy}"), &store).await;
     }
     let folder = tempfile::tempdir().unwrap();

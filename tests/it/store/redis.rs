@@ -31,7 +31,7 @@ mod conforms {
 
 fn standalone() -> (Redis, RedisStore) {
     let server = Redis::start();
-    let store = RedisStore::new(&options(&server)).unwrap();
+    let store = RedisStore::new(options(&server)).unwrap();
     (server, store)
 }
 
@@ -68,7 +68,7 @@ fn fresh_prefix() -> String {
 #[test]
 fn random_operations_agree_with_the_reference() {
     let server = Redis::start();
-    reference::agrees(48, || Box::new(RedisStore::new(&options(&server)).unwrap()));
+    reference::agrees(48, || Box::new(RedisStore::new(options(&server)).unwrap()));
     // What a case leaves once everything was purged: marks of time that nothing was told to forget, and CRLs.
     let left = server.cli(&["KEYS", "*"]);
     for key in left.lines() {
@@ -82,13 +82,13 @@ async fn conforms_over_tls_as_an_acl_user() {
     let server = Redis::start_tls();
     for (name, check) in CHECKS {
         println!("{name}");
-        check(&RedisStore::new(&tls_options(&server)).unwrap()).await;
+        check(&RedisStore::new(tls_options(&server)).unwrap()).await;
     }
     let wrong_user = RedisOptions { password: Some(Zeroizing::new("wrong".into())), ..tls_options(&server) };
     let other_ca = RedisOptions { ca_pem: Some(Redis::start_tls().ca_pem()), ..tls_options(&server) };
     for mut wrong in [wrong_user, other_ca] {
         wrong.timeout = Duration::from_millis(500);
-        let error = RedisStore::new(&wrong).unwrap().stats().await.unwrap_err();
+        let error = RedisStore::new(wrong).unwrap().stats().await.unwrap_err();
         assert_eq!(error.code(), Code::StoreUnavailable);
         assert!(!format!("{error}").contains(PASSWORD));
     }
@@ -100,16 +100,16 @@ fn conforms_on_a_cluster() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for (name, check) in CHECKS {
         println!("{name}");
-        runtime.block_on(async { check(&RedisStore::new(&cluster_options(&cluster)).unwrap()).await });
+        runtime.block_on(async { check(&RedisStore::new(cluster_options(&cluster)).unwrap()).await });
     }
-    reference::agrees(8, || Box::new(RedisStore::new(&cluster_options(&cluster)).unwrap()));
+    reference::agrees(8, || Box::new(RedisStore::new(cluster_options(&cluster)).unwrap()));
 }
 
 #[tokio::test]
 async fn it_starts_while_redis_is_away_and_works_when_it_comes() {
     let mut server = Redis::start();
     server.stop();
-    let store = RedisStore::new(&RedisOptions { timeout: Duration::from_millis(400), ..options(&server) }).unwrap();
+    let store = RedisStore::new(RedisOptions { timeout: Duration::from_millis(400), ..options(&server) }).unwrap();
     assert_unavailable_within(&store, Duration::from_millis(900)).await;
     server.start_again();
     let first = lease("acme", "web", "spiffe://acme/a");
@@ -127,7 +127,7 @@ async fn it_starts_while_redis_is_away_and_works_when_it_comes() {
 #[tokio::test]
 async fn a_redis_that_hangs_is_given_up_in_time_and_left_for_a_new_connection() {
     let server = Redis::start();
-    let store = RedisStore::new(&RedisOptions { timeout: Duration::from_millis(400), ..options(&server) }).unwrap();
+    let store = RedisStore::new(RedisOptions { timeout: Duration::from_millis(400), ..options(&server) }).unwrap();
     store.stats().await.unwrap();
     server.signal("STOP");
     assert_unavailable_within(&store, Duration::from_millis(900)).await;
@@ -138,7 +138,7 @@ async fn a_redis_that_hangs_is_given_up_in_time_and_left_for_a_new_connection() 
 #[tokio::test]
 async fn many_callers_of_a_stopped_redis_all_fail_in_time_and_do_not_hammer_it() {
     let mut server = Redis::start();
-    let store = RedisStore::new(&RedisOptions { timeout: Duration::from_millis(500), ..options(&server) }).unwrap();
+    let store = RedisStore::new(RedisOptions { timeout: Duration::from_millis(500), ..options(&server) }).unwrap();
     server.stop();
     let began = Instant::now();
     let outcomes = futures::future::join_all((0..200).map(|_| store.stats())).await;
@@ -151,7 +151,7 @@ async fn a_primary_that_becomes_a_replica_is_left_for_the_new_one() {
     let (first, second) = (Redis::start(), Redis::start());
     second.cli(&["REPLICAOF", "127.0.0.1", &first.port.to_string()]);
     let urls = vec![first.url(), second.url()];
-    let store = RedisStore::new(&RedisOptions { urls, ..options(&first) }).unwrap();
+    let store = RedisStore::new(RedisOptions { urls, ..options(&first) }).unwrap();
     let mut kept = vec![lease("acme", "web", "spiffe://acme/a")];
     assert_eq!(store.put(&new(&kept[0])).await.unwrap(), Put::Stored);
     let incarnation = store.incarnation().await.unwrap();
@@ -228,7 +228,7 @@ fn wrong_options_are_refused_in_words_that_show_no_password() {
         (RedisOptions { prefix: "a{b}".into(), ..RedisOptions::new("redis://127.0.0.1") }, "prefix"),
         (RedisOptions { timeout: Duration::ZERO, ..RedisOptions::new("redis://127.0.0.1") }, "time limit"),
     ] {
-        let error = RedisStore::new(&options).err().unwrap();
+        let error = RedisStore::new(options).err().unwrap();
         let text = format!("{error}");
         assert!(text.contains(says) && !text.contains("hunter2"), "{text}");
     }

@@ -31,6 +31,15 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// After a failed attempt to connect, nobody tries for this long: a stopped Redis is not hammered by every waiting call.
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How many attempts, each with its own view of a cluster, fit into the time limit of a call at least.
+const CLUSTER_ATTEMPTS: u32 = 3;
+
+/// The most that one of them takes.
+const LONGEST_CLUSTER_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How often the library itself tries again within one attempt.
+const CLUSTER_RETRIES: u32 = 3;
+
 /// Makes, shares and replaces the connection.
 pub struct Connector {
     nodes: Vec<ConnectionInfo>,
@@ -234,10 +243,13 @@ impl Connector {
     }
 
     async fn connect_cluster(&self) -> RedisResult<ClusterConnection> {
+        // The library asks again where the slots are now; when that does not help, the next attempt does it from the start.
+        let attempt = (self.timeout / CLUSTER_ATTEMPTS).min(LONGEST_CLUSTER_ATTEMPT);
         let mut builder = ClusterClient::builder(self.nodes.clone())
-            .connection_timeout(self.timeout)
-            .response_timeout(self.timeout)
-            .overall_response_timeout(Some(self.timeout));
+            .retries(CLUSTER_RETRIES)
+            .connection_timeout(attempt)
+            .response_timeout(attempt)
+            .overall_response_timeout(Some(attempt));
         if let Some(tls) = &self.tls {
             builder = builder.certs(tls.clone());
         }

@@ -96,13 +96,32 @@ async fn conforms_over_tls_as_an_acl_user() {
 
 #[test]
 fn conforms_on_a_cluster() {
-    let cluster = Cluster::start();
+    let mut cluster = Cluster::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for (name, check) in CHECKS {
         println!("{name}");
         runtime.block_on(async { check(&RedisStore::new(cluster_options(&cluster)).unwrap()).await });
     }
     reference::agrees(8, || Box::new(RedisStore::new(cluster_options(&cluster)).unwrap()));
+    runtime.block_on(outlives_a_primary(&mut cluster));
+}
+
+/// Within one call's time limit the cluster elects another primary, and the call is answered by it.
+async fn outlives_a_primary(cluster: &mut Cluster) {
+    let options = RedisOptions { timeout: Duration::from_secs(30), ..cluster_options(cluster) };
+    let store = RedisStore::new(options).unwrap();
+    let every_partition = || (0..64).map(|n| lease(&format!("tenant-{n}"), "web", "spiffe://x/a")).collect::<Vec<Lease>>();
+    let put_all = async |leases: Vec<Lease>| {
+        let puts = leases.into_iter().map(async |lease| store.put(&new(&lease)).await);
+        for outcome in futures::future::join_all(puts).await {
+            assert_eq!(outcome.unwrap(), Put::Stored);
+        }
+    };
+    put_all(every_partition()).await;
+    let incarnation = store.incarnation().await.unwrap();
+    cluster.kill_a_primary();
+    put_all(every_partition()).await;
+    assert_ne!(store.incarnation().await.unwrap(), incarnation);
 }
 
 #[tokio::test]

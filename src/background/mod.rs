@@ -14,6 +14,9 @@ use crate::{model::name::CaName, vend::Vend};
 /// How often due leases are taken off the store.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// How often uses of tokens and serials of expired certificates are forgotten.
+pub const FORGET_EVERY: Duration = Duration::from_secs(60);
+
 /// How often another server's revocations are looked for; with the signing itself this keeps a CRL within a second.
 pub const CRL_EVERY: Duration = Duration::from_millis(400);
 
@@ -30,6 +33,7 @@ pub type Shutdown = watch::Receiver<bool>;
 pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown) -> JoinSet<()> {
     let mut passes = JoinSet::new();
     passes.spawn(until(shutdown.clone(), sweep(vend.clone())));
+    passes.spawn(until(shutdown.clone(), forget(vend.clone())));
     passes.spawn(until(shutdown.clone(), close_open(vend.clone())));
     for ca in vend.crls().cas() {
         passes.spawn(until(shutdown.clone(), publish_crl(vend.clone(), ca.clone())));
@@ -73,6 +77,16 @@ async fn sweep(vend: Arc<Vend>) {
                     break;
                 }
             }
+        }
+    }
+}
+
+async fn forget(vend: Arc<Vend>) {
+    let mut tick = ticker(FORGET_EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(error) = vend.forget().await {
+            tracing::warn!(%error, "what is old will be forgotten at the next turn");
         }
     }
 }

@@ -267,7 +267,7 @@ impl Lease {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });
                 }
-                next.expires_at = expires_at.min(self.renew_until);
+                next.expires_at = whole_second(expires_at).min(self.renew_until);
                 next.live_until = next.expires_at;
                 next.handle = handle;
                 next.generation = self.generation.saturating_add(1);
@@ -278,7 +278,7 @@ impl Lease {
             }
             Change::FinishRevoke { live_until } => {
                 next.move_to(LeaseState::Revoked, "end its revocation")?;
-                next.live_until = live_until.min(self.expires_at);
+                next.live_until = whole_second(live_until).min(self.expires_at);
             }
             Change::Expire => next.move_to(LeaseState::Expired, "expire")?,
         }
@@ -320,6 +320,11 @@ pub struct RevokedSerial {
     pub revoked_at: Timestamp,
     /// When it expires; a CRL may forget it after that (whole seconds).
     pub not_after: Timestamp,
+}
+
+/// Leases keep these times in whole seconds.
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Which leases; every field that is set must match.

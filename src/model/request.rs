@@ -42,6 +42,16 @@ pub enum Input {
     None,
 }
 
+impl Input {
+    /// The bytes that tell one input from another.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::X509 { csr_der } => csr_der,
+            Self::None => &[],
+        }
+    }
+}
+
 /// Asks for a credential.
 pub struct IssueRequest {
     /// The role.

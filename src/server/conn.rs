@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -109,11 +109,14 @@ impl AsyncWrite for Conn {
 
 type Chain = Vec<CertificateDer<'static>>;
 
+/// By connection: its chain, and the sender whose end cuts it.
+type Live = HashMap<u64, (Arc<Chain>, oneshot::Sender<()>)>;
+
 /// The live connections of clients with certificates.
 #[derive(Default)]
 pub(super) struct Registry {
     next: AtomicU64,
-    live: Mutex<HashMap<u64, (Arc<Chain>, oneshot::Sender<()>)>>,
+    live: Mutex<Live>,
 }
 
 impl Registry {
@@ -137,7 +140,7 @@ impl Registry {
         lost.iter().filter(|id| live.remove(*id).is_some()).count()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Arc<Chain>, oneshot::Sender<()>)>> {
+    fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

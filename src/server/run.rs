@@ -136,7 +136,7 @@ async fn finish(mut passes: JoinSet<()>, http: tokio::task::JoinHandle<()>, vend
 fn open_store(config: StoreConfig) -> Result<Arc<dyn LeaseStore>> {
     Ok(match config {
         StoreConfig::Embedded { path, retention } => Arc::new(EmbeddedStore::open(&path, retention)?),
-        StoreConfig::Redis(options) => Arc::new(RedisStore::new(&options)?),
+        StoreConfig::Redis(options) => Arc::new(RedisStore::new(options)?),
     })
 }
 

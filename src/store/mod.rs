@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error},
-    lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+    lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
     name::{CaName, TenantName},
 };
 
@@ -35,7 +35,7 @@ pub struct NewLease {
     /// Identifies the caller's request (a digest over tenant, subject and request id). While a live lease holds the same
     /// key, that lease is returned and nothing is stored.
     pub request_key: Option<[u8; 16]>,
-    /// A use of a token. When the same key is on record already (and the request key is not), it is a replay.
+    /// A use of a token; refused as a replay unless the request key gives a lease.
     pub token_use: Option<TokenUseKey>,
     /// The most live leases of the tenant.
     pub tenant_cap: u32,
@@ -43,11 +43,13 @@ pub struct NewLease {
     pub caller_cap: u32,
 }
 
-/// A use of a token.
+/// A use of a token. When `key` is on record already it is a replay, unless `retry` is on record too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenUseKey {
     /// A digest over issuer and `jti`, and over the role where a token may be used once for each.
     pub key: [u8; 16],
+    /// A digest over `key` and what makes a request the same request (its id, or its public key): who repeats that may.
+    pub retry: Option<[u8; 16]>,
     /// When the token can no longer be presented, leeway included: until then the use is remembered.
     pub until: Timestamp,
 }
@@ -103,11 +105,8 @@ pub trait LeaseStore: Send + Sync {
     /// Stores a new lease, or says why not. Repeating it with the same lease answers `Stored` again.
     async fn put(&self, new: &NewLease) -> Result<Put, Error>;
 
-    /// Puts the use of a token on record, for a renewal under `tenant`. `false` when it was used before.
-    async fn use_token(&self, tenant: &TenantName, token: &TokenUseKey) -> Result<bool, Error> {
-        let _ = (tenant, token);
-        Ok(true)
-    }
+    /// Puts the use of a token on record, for a renewal under `tenant`. `false` when it is a replay, as for [`LeaseStore::put`].
+    async fn use_token(&self, tenant: &TenantName, token: &TokenUseKey) -> Result<bool, Error>;
 
     /// Leases by id, in the order asked; none where there is no such lease. At most [`MAX_BATCH`].
     async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error>;
@@ -141,8 +140,9 @@ pub trait LeaseStore: Send + Sync {
     /// A CA's revocation list with its revision, serials that expired before `now` left out.
     async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error>;
 
-    /// The next CRL number of a CA: strictly growing over all servers and restarts, from 1.
-    async fn next_crl_number(&self, ca: &CaName) -> Result<u64, Error>;
+    /// The next CRL number of a CA: strictly growing over all servers and restarts, and at least `floor`. The floor keeps it growing
+    /// when the store lost its count; at most 2^53.
+    async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error>;
 
     /// Counts for metrics and readiness.
     async fn stats(&self) -> Result<Stats, Error>;
@@ -156,4 +156,44 @@ pub trait LeaseStore: Send + Sync {
 pub(crate) fn unavailable(internal: impl std::fmt::Display) -> Error {
     Error::new(Code::StoreUnavailable, "the lease store does not answer; nothing was issued or changed for sure, try again")
         .because(internal)
+}
+
+/// A state as the stores write it: its place in [`LeaseState::ALL`]. Those below [`FIRST_ENDED`] are live.
+pub(crate) fn state_number(state: LeaseState) -> u8 {
+    match state {
+        LeaseState::Pending => 0,
+        LeaseState::Active => 1,
+        LeaseState::Revoking => 2,
+        LeaseState::Revoked => FIRST_ENDED,
+        LeaseState::Expired => 4,
+    }
+}
+
+/// The lowest number of a state that has ended.
+pub(crate) const FIRST_ENDED: u8 = 3;
+
+/// Milliseconds since 1970, rounded up: stored times are whole milliseconds, so what lies before `at` lies before these.
+pub(crate) fn ceil_millis(at: Timestamp) -> i64 {
+    let floor = at.as_millisecond();
+    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_states_are_their_places_and_part_the_live_from_the_ended() {
+        for (place, state) in LeaseState::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(state_number(state)), place);
+            assert_eq!(state_number(state) < FIRST_ENDED, state.is_live());
+        }
+    }
+
+    #[test]
+    fn milliseconds_round_up_on_both_sides_of_1970() {
+        for (nanos, millis) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2), (-1, 0), (-1_000_000, -1), (-1_000_001, -1)] {
+            assert_eq!(ceil_millis(Timestamp::from_nanosecond(nanos).unwrap()), millis, "{nanos}");
+        }
+    }
 }

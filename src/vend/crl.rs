@@ -118,7 +118,9 @@ impl Vend {
         let rules = self.rules.load_full();
         let authority = rules.x509.authorities().get(ca).ok_or_else(|| super::defect("a CRL desk without its CA"))?.clone();
         let (revision, revoked) = self.store.revoked(ca, now).await?;
-        let number = self.store.next_crl_number(ca).await?;
+        // At least the time: so it grows also over a store that was emptied.
+        let floor = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        let number = self.store.next_crl_number(ca, floor).await?;
         // Signing a long list takes milliseconds: not on a thread that serves callers.
         let signed = tokio::task::spawn_blocking(move || authority.sign_crl(number, &revoked, now)).await;
         let crl = signed.map_err(|panic| super::defect(&panic.to_string()))??;

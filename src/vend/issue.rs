@@ -127,21 +127,23 @@ fn conditions(grant: &Grant, lease: &Lease, request_id: Option<&RequestId>) -> N
     NewLease {
         lease: lease.clone(),
         request_key: request_id.map(|id| request_key(identity, id)),
-        token_use: token_use(identity, &lease.role),
+        token_use: token_use(identity, &lease.role, request_id.map(|id| id.as_str().as_bytes())),
         tenant_cap: grant.tenant().max_live_leases,
         caller_cap: grant.tenant().max_live_leases_per_caller,
     }
 }
 
-/// The use of the caller's token for a role, when its issuer's tokens are not free to be used again.
-pub(super) fn token_use(identity: &Identity, role: &RoleName) -> Option<TokenUseKey> {
+/// The use of the caller's token for a role, when its issuer's tokens are not free to be used again. `same` is what makes a request
+/// the same one, so that a retry after a failure is no replay.
+pub(super) fn token_use(identity: &Identity, role: &RoleName, same: Option<&[u8]>) -> Option<TokenUseKey> {
     let Proof::Token { token, .. } = &identity.proof else { return None };
     let key = match token.token_use {
         TokenUse::Any => return None,
         TokenUse::Once => token.token_id,
         TokenUse::OncePerRole => digest([b"token-use", &token.token_id[..], role.as_str().as_bytes()]),
     };
-    Some(TokenUseKey { key, until: remembered_until(token) })
+    let retry = same.map(|same| digest([b"token-retry", &key, same]));
+    Some(TokenUseKey { key, retry, until: remembered_until(token) })
 }
 
 /// Past its expiry and the largest leeway that an issuer may be configured with, no verifier takes the token any more.

@@ -60,6 +60,11 @@ impl Vend {
         Ok(swept)
     }
 
+    /// Forgets what the store remembers only for a time: uses of tokens, serials of certificates that have expired.
+    pub async fn forget(&self) -> Result<()> {
+        self.store.purge(&[], self.clock.now()).await
+    }
+
     async fn expire(&self, leases: &[Lease], now: Timestamp) -> Result<usize> {
         let expired: Vec<Lease> = leases.iter().filter_map(|lease| lease.apply(Change::Expire).ok()).collect();
         if expired.is_empty() {

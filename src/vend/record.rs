@@ -40,7 +40,7 @@ pub(super) fn event_of_pass(pass: &'static str, lease: &Lease, now: Timestamp) -
 }
 
 /// What an action was about, as far as it was known when it ended.
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 pub(super) struct About<'a> {
     pub role: Option<&'a RoleName>,
     pub lease: Option<LeaseId>,

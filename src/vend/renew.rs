@@ -32,8 +32,9 @@ impl Vend {
         };
 
         // 2. Mint, once the token has not served before: it may not carry a lease past what a fresh one would.
+        let same = [lease.id.as_bytes().as_slice(), input.bytes()].concat();
         let again = async {
-            if let Some(token) = token_use(&call.identity, &lease.role)
+            if let Some(token) = token_use(&call.identity, &lease.role, Some(&same))
                 && !self.store.use_token(&lease.tenant, &token).await?
             {
                 return Err(Error::new(Code::TokenReplayed, "this token was used before; renew with a fresh one from your CI"));

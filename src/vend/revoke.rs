@@ -113,9 +113,13 @@ impl Vend {
         let (count, denied) = self.count_revocable(call, filter).await?;
         self.record(vec![self.matching_begun(call, filter, dry_run, (count, denied))]).await?;
         tell(RevokeStep::Matched { count, denied }).await;
+        if dry_run {
+            tell(RevokeStep::Summary { revoked: 0, failed: 0, live_until: None }).await;
+            return Ok(());
+        }
         let (mut revoked, mut failed, mut live_until) = (0, 0, None);
         let mut after = None;
-        while !dry_run {
+        loop {
             let now = self.clock.now();
             let (leases, next) = self.revocable_page(call, filter, after).await?;
             for (id, outcome) in self.revoke_batch(leases, |lease| revoked_by(call, lease, reason, now), now).await {

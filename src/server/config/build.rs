@@ -14,26 +14,19 @@ use super::{
     file::{At, Reader, read_bounded},
     limits::Limits,
     sections::{
-        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, MemberSection, PolicySection, RoleSection, ServerSection,
-        StoreSection, TenantSection, TrustDomainSection,
+        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, RoleSection, ServerSection, StoreSection,
+        TenantSection, TrustDomainSection,
     },
 };
 use crate::{
     audit::disk::AuditOptions,
-    authn::{
-        mtls::TrustDomainConfig,
-        oidc::{self, Algorithm, IssuerConfig, KeySource, PRESETS},
-    },
+    authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::x509::{Authority, CaConfig, FileKey, X509Issuer},
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
-        claim::{ClaimSpec, ClaimValue},
         fault::{Fault, nearest},
-        name::{CaName, IssuerName, TrustDomain},
-        role::{KeyType, Role, RoleOwner, RoleSpec, X509Role},
-        template::Template,
-        tenant::{Member, Tenant, TenantKind},
+        name::CaName,
     },
     policy::PolicyBook,
     store::redis::RedisOptions,
@@ -251,231 +244,6 @@ impl Reader {
         std::fs::read(&path).map_err(|error| self.fault(line, format!("{} cannot be read: {error}", path.display()))).ok()
     }
 
-    fn issuers(&mut self, sections: &[At<IssuerSection>], warnings: &mut Vec<Fault>) -> Vec<IssuerConfig> {
-        let mut issuers: Vec<IssuerConfig> = Vec::new();
-        for At { line, value } in sections {
-            if issuers.iter().any(|other| other.name == value.name) {
-                self.fault(*line, format!("there are two issuers of the name {}", value.name));
-            }
-            let Some(config) = self.issuer(*line, value) else { continue };
-            for fault in oidc::faults(&config) {
-                self.fault(*line, format!("issuer {}: {fault}", value.name));
-            }
-            for warning in oidc::warnings(&config) {
-                warnings.push(Fault { file: self.file.clone(), line: *line, message: format!("issuer {}: {warning}", value.name) });
-            }
-            issuers.push(config);
-        }
-        issuers
-    }
-
-    fn issuer(&mut self, line: usize, section: &IssuerSection) -> Option<IssuerConfig> {
-        let mut config = self.preset(line, section)?;
-        let claims = section.claims.iter().map(|claim| ClaimSpec {
-            name: claim.name.clone(),
-            path: if claim.path.is_empty() { vec![claim.name.clone()] } else { claim.path.clone() },
-            ty: claim.ty,
-            required: claim.required,
-        });
-        for claim in claims {
-            config.claims.retain(|other| other.name != claim.name);
-            config.claims.push(claim);
-        }
-        if let Some(algorithms) = &section.algorithms {
-            config.algorithms = algorithms.iter().filter_map(|name| Algorithm::of(name)).collect();
-            for name in algorithms.iter().filter(|name| Algorithm::of(name).is_none()) {
-                let known = Algorithm::ALL.map(Algorithm::as_str);
-                self.fault(
-                    line,
-                    format!("issuer {}: there is no algorithm {name}{}; there are {}", section.name, hint(name, known), known.join(", ")),
-                );
-            }
-        }
-        if let Some(path) = &section.keys_file {
-            config.keys = KeySource::File(self.path(path));
-        }
-        config.token_use = section.token_use.unwrap_or(config.token_use);
-        config.max_token_age = section.max_token_age.unwrap_or(config.max_token_age);
-        config.leeway = section.leeway.unwrap_or(config.leeway);
-        config.jwks_max_age = section.jwks_max_age.unwrap_or(config.jwks_max_age);
-        config.allow_private_network = section.allow_private_network;
-        if let Some(path) = &section.ca {
-            config.ca_pem = self.read(line, path);
-        }
-        Some(config)
-    }
-
-    /// What the section's preset says, or nothing but the defaults where it names none.
-    fn preset(&mut self, line: usize, section: &IssuerSection) -> Option<IssuerConfig> {
-        let (name, url, audiences) = (section.name.clone(), section.url.clone(), section.audiences.clone());
-        let config = match (section.preset.as_deref().map(|preset| (preset, oidc::preset(preset))), url) {
-            (Some((preset, None)), _) => {
-                Err(format!("there is no preset {preset}{}; there are {}", hint(preset, PRESETS), PRESETS.join(", ")))
-            }
-            (Some((_, Some(preset))), url) => preset.config(name, url, audiences),
-            (None, Some(url)) => Ok(IssuerConfig::new(name, url, audiences, vec![Algorithm::Rs256, Algorithm::Es256])),
-            (None, None) => Err("say its url, or a preset that knows it".to_owned()),
-        };
-        config.map_err(|fault| self.fault(line, format!("issuer {}: {fault}", section.name))).ok()
-    }
-
-    fn catalog(&mut self, draft: &Draft, issuers: &[IssuerConfig], x509: &X509Issuer, warnings: &mut Vec<Fault>) -> Catalog {
-        let mut catalog = Catalog {
-            issuers: issuers.iter().map(|issuer| (issuer.name.clone(), issuer.claims.clone())).collect(),
-            trust_domains: draft.trust_domains.iter().map(|at| (at.value.name.clone(), at.value.identity)).collect(),
-            ..Catalog::default()
-        };
-        for At { line, value } in &draft.tenants {
-            let tenant = self.tenant(*line, value, &catalog);
-            if catalog.tenants.insert(value.name.clone(), Arc::new(tenant)).is_some() {
-                self.fault(*line, format!("there are two tenants of the name {}", value.name));
-            }
-        }
-        for At { line, value } in &draft.roles {
-            let Some(role) = self.role(*line, value, &catalog) else { continue };
-            let report = x509.check_role(&role, &catalog, self.now);
-            for fault in report.faults {
-                self.fault(*line, format!("role {}: {fault}", role.name));
-            }
-            for warning in report.warnings {
-                warnings.push(Fault { file: self.file.clone(), line: *line, message: format!("role {}: {warning}", role.name) });
-            }
-            if catalog.roles.insert(role.name.clone(), Arc::new(role)).is_some() {
-                self.fault(*line, format!("there are two roles of the name {}", value.name));
-            }
-        }
-        catalog
-    }
-
-    fn tenant(&mut self, line: usize, section: &TenantSection, catalog: &Catalog) -> Tenant {
-        let name = &section.name;
-        if section.kind == TenantKind::SubProcessor && section.ends_at.is_none() {
-            self.fault(line, format!("tenant {name}: a sub-processor must have ends_at, the end of its contract (RFC 3339)"));
-        }
-        if section.max_live_leases == 0 || section.max_live_leases_per_caller == 0 {
-            self.fault(line, format!("tenant {name}: the caps on live leases must be at least 1"));
-        }
-        for member in &section.members {
-            self.member(line, name.as_str(), member, catalog);
-        }
-        let members = section.members.iter().map(|member| match member {
-            MemberSection::Certificate { trust_domain, id } => Member::Certificate { trust_domain: trust_domain.clone(), id: id.clone() },
-            MemberSection::Token { issuer, claims } => Member::Token { issuer: issuer.clone(), claims: claims.clone() },
-        });
-        Tenant {
-            name: name.clone(),
-            kind: section.kind,
-            ends_at: section.ends_at.map(whole_second),
-            members: members.collect(),
-            max_live_leases: section.max_live_leases,
-            max_live_leases_per_caller: section.max_live_leases_per_caller,
-        }
-    }
-
-    fn member(&mut self, line: usize, tenant: &str, member: &MemberSection, catalog: &Catalog) {
-        match member {
-            MemberSection::Certificate { trust_domain, id } => {
-                if !catalog.trust_domains.contains_key(trust_domain) {
-                    let known: Vec<&str> = catalog.trust_domains.keys().map(TrustDomain::as_str).collect();
-                    self.fault(
-                        line,
-                        format!("tenant {tenant}: there is no trust domain {trust_domain}{}", hint(trust_domain.as_str(), known)),
-                    );
-                }
-                if id.trim_end_matches("/*").contains('*') || id.is_empty() {
-                    self.fault(line, format!("tenant {tenant}: the id {id:?} must be exact, or end in /* for one more segment"));
-                }
-            }
-            MemberSection::Token { issuer, claims } => {
-                let Some(specs) = catalog.issuers.get(issuer) else {
-                    let known: Vec<&str> = catalog.issuers.keys().map(IssuerName::as_str).collect();
-                    self.fault(line, format!("tenant {tenant}: there is no issuer {issuer}{}", hint(issuer.as_str(), known)));
-                    return;
-                };
-                if claims.is_empty() {
-                    self.fault(
-                        line,
-                        format!("tenant {tenant}: a member by token needs at least one claim, else every token of {issuer} is in"),
-                    );
-                }
-                for (name, value) in claims {
-                    if let Some(fault) = claim_fault(specs, issuer, name, value) {
-                        self.fault(line, format!("tenant {tenant}: {fault}"));
-                    }
-                }
-            }
-        }
-    }
-
-    fn role(&mut self, line: usize, section: &RoleSection, catalog: &Catalog) -> Option<Role> {
-        let name = &section.name;
-        let before = self.faults.len();
-        let owner = match (&section.tenant, section.shared) {
-            (Some(tenant), false) => {
-                if !catalog.tenants.contains_key(tenant) {
-                    let known: Vec<&str> = catalog.tenants.keys().map(crate::model::name::TenantName::as_str).collect();
-                    self.fault(line, format!("role {name}: there is no tenant {tenant}{}", hint(tenant.as_str(), known)));
-                }
-                RoleOwner::Tenant(tenant.clone())
-            }
-            (None, true) => RoleOwner::Shared,
-            _ => {
-                self.fault(line, format!("role {name}: say either tenant = \"…\" or shared = true"));
-                RoleOwner::Shared
-            }
-        };
-        let max_life = section.max_life.unwrap_or(section.max_ttl);
-        let second = SignedDuration::from_secs(1);
-        if section.default_ttl < second || section.max_ttl < section.default_ttl || max_life < section.max_ttl || max_life > MAX_LIFE {
-            self.fault(line, format!("role {name}: 1s <= default_ttl <= max_ttl <= max_life <= {}h must hold", MAX_LIFE.as_hours()));
-        }
-        if section.kind != "x509" {
-            self.fault(line, format!("role {name}: there is no kind {:?}; there is \"x509\"", section.kind));
-        }
-        let spec = self.x509_role(line, section, catalog);
-        (self.faults.len() == before).then_some(())?;
-        Some(Role {
-            name: name.clone(),
-            owner,
-            default_ttl: section.default_ttl,
-            max_ttl: section.max_ttl,
-            max_life,
-            spec: RoleSpec::X509(spec?),
-        })
-    }
-
-    fn x509_role(&mut self, line: usize, section: &RoleSection, catalog: &Catalog) -> Option<X509Role> {
-        let name = &section.name;
-        let Some(ca) = section.ca.clone() else {
-            self.fault(line, format!("role {name}: ca is missing"));
-            return None;
-        };
-        let mut parse = |source: &String| match Template::parse(source) {
-            Ok(template) => {
-                for claim in template.claims() {
-                    let known: BTreeSet<&str> = catalog.issuers.values().flatten().map(|spec| spec.name.as_str()).collect();
-                    if !known.contains(claim) {
-                        self.fault(line, format!("role {name}: no issuer has the claim {claim}{}", hint(claim, known)));
-                    }
-                }
-                Some(template)
-            }
-            Err(error) => {
-                self.fault(line, format!("role {name}: {error}"));
-                None
-            }
-        };
-        Some(X509Role {
-            ca,
-            common_name: section.common_name.as_ref().and_then(&mut parse),
-            uri_sans: section.uri_sans.iter().filter_map(&mut parse).collect(),
-            dns_sans: section.dns_sans.iter().filter_map(&mut parse).collect(),
-            ip_sans: section.ip_sans.clone(),
-            ext_key_usage: section.ext_key_usage.clone(),
-            key_types: section.key_types.clone().unwrap_or_else(|| vec![KeyType::P256, KeyType::P384, KeyType::Ed25519]),
-        })
-    }
-
     fn store(&mut self, At { line, value }: At<StoreSection>) -> Option<StoreConfig> {
         match value {
             StoreSection::Embedded { path, retention } => Some(StoreConfig::Embedded { path: self.path(&path), retention }),
@@ -535,20 +303,11 @@ fn policy_version(config: &str, policy: &str) -> String {
     digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn whole_second(at: Timestamp) -> Timestamp {
+pub(super) fn whole_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// "; did you mean …?", or nothing.
+pub(super) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
-}
-
-fn claim_fault(specs: &[ClaimSpec], issuer: &IssuerName, name: &str, value: &ClaimValue) -> Option<String> {
-    match specs.iter().find(|spec| spec.name == *name) {
-        None => Some(format!("issuer {issuer} has no claim {name}{}", hint(name, specs.iter().map(|spec| spec.name.as_str())))),
-        Some(spec) if spec.ty != value.ty() => {
-            Some(format!("the claim {name} of issuer {issuer} is of type {:?}, not {:?}", spec.ty, value.ty()))
-        }
-        Some(_) => None,
-    }
 }

@@ -1,7 +1,9 @@
 //! Configuration: one TOML file. Unknown keys are refused, secrets are paths, and every fault is told at once with its line.
 
 mod build;
+mod catalog;
 mod file;
+mod issuers;
 mod limits;
 mod sections;
 

@@ -9,7 +9,10 @@ use std::{
 
 use governor::{DefaultKeyedRateLimiter, Quota};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
+use tonic::{
+    Request, Response, Status,
+    metadata::{AsciiMetadataValue, MetadataValue},
+};
 
 use super::{convert, status::status};
 use crate::{
@@ -134,7 +137,7 @@ impl Edge {
         {
             return Err(Error::new(Code::Unauthenticated, "your client certificate has expired; get a new one and connect again"));
         }
-        let authorization = one_authorization(request.metadata().get_all("authorization").iter().map(|value| value.as_bytes()))?;
+        let authorization = one_authorization(request.metadata().get_all("authorization").iter().map(MetadataValue::as_bytes))?;
         let proof = self.authn.proof(peer.as_deref(), authorization, now).await?;
         self.vend.rules().book.catalog().identify(proof)
     }

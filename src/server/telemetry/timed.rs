@@ -62,8 +62,8 @@ impl LeaseStore for TimedStore {
     async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
         timed("store_revoked", self.0.revoked(ca, now)).await
     }
-    async fn next_crl_number(&self, ca: &CaName) -> Result<u64> {
-        self.0.next_crl_number(ca).await
+    async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64> {
+        self.0.next_crl_number(ca, floor).await
     }
     async fn stats(&self) -> Result<Stats> {
         self.0.stats().await

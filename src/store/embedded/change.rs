@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{ceil_millis, lease_of, state_number};
+use super::lease_of;
 use crate::{
     model::{
         SignedDuration, Timestamp,
@@ -10,7 +10,7 @@ use crate::{
         lease::{Lease, RevokedSerial},
         name::CaName,
     },
-    store::{NewLease, OPEN_GRACE, Put, Swap, unavailable},
+    store::{FIRST_ENDED, NewLease, OPEN_GRACE, Put, Swap, TokenUseKey, ceil_millis, state_number, unavailable},
 };
 
 /// What is on record under an id.
@@ -34,11 +34,10 @@ pub fn put(connection: &Connection, new: &NewLease, retention: SignedDuration) -
     {
         return Ok(Put::Existing(Box::new(existing)));
     }
-    if let Some(token) = &new.token_use {
-        let used = connection.prepare_cached("SELECT 1 FROM token_use WHERE key = ?1")?.exists([token.key])?;
-        if used {
-            return Ok(Put::TokenReplayed);
-        }
+    if let Some(token) = &new.token_use
+        && replayed(connection, token)?
+    {
+        return Ok(Put::TokenReplayed);
     }
     if tenant_live(connection, lease)? >= new.tenant_cap.into() {
         return Ok(Put::TenantCap);
@@ -48,10 +47,33 @@ pub fn put(connection: &Connection, new: &NewLease, retention: SignedDuration) -
     }
     insert(connection, lease, new.request_key.as_ref(), retention)?;
     if let Some(token) = &new.token_use {
-        let insert = "INSERT INTO token_use (key, until) VALUES (?1, ?2)";
-        connection.prepare_cached(insert)?.execute(params![token.key, token.until.as_millisecond()])?;
+        remember(connection, token)?;
     }
     Ok(Put::Stored)
+}
+
+/// Puts the use of a token on record; `false` when it is a replay.
+pub fn use_token(connection: &Connection, token: &TokenUseKey) -> Result<bool, Error> {
+    if replayed(connection, token)? {
+        return Ok(false);
+    }
+    remember(connection, token)?;
+    Ok(true)
+}
+
+fn replayed(connection: &Connection, token: &TokenUseKey) -> Result<bool, Error> {
+    let mut used = connection.prepare_cached("SELECT 1 FROM token_use WHERE key = ?1")?;
+    let again = |retry: &[u8; 16]| used.exists([retry]);
+    let retried = token.retry.as_ref().map(again).transpose()?.unwrap_or(false);
+    Ok(!retried && used.exists([token.key])?)
+}
+
+fn remember(connection: &Connection, token: &TokenUseKey) -> Result<(), Error> {
+    let mut insert = connection.prepare_cached("INSERT INTO token_use (key, until) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+    for key in [Some(token.key), token.retry].into_iter().flatten() {
+        insert.execute(params![key, token.until.as_millisecond()])?;
+    }
+    Ok(())
 }
 
 /// Compare-and-set for each lease.
@@ -83,9 +105,9 @@ pub fn restore(connection: &Connection, leases: &[Lease], retention: SignedDurat
 
 /// Removes ended leases in the version given, and what was to be remembered until before `now`.
 pub fn purge(connection: &Connection, leases: &[Lease], now: Timestamp) -> Result<(), Error> {
-    let mut delete = connection.prepare_cached("DELETE FROM lease WHERE id = ?1 AND version = ?2 AND state > 2")?;
+    let mut delete = connection.prepare_cached("DELETE FROM lease WHERE id = ?1 AND version = ?2 AND state >= ?3")?;
     for lease in leases {
-        delete.execute(params![lease.id.as_bytes(), lease.version])?;
+        delete.execute(params![lease.id.as_bytes(), lease.version, FIRST_ENDED])?;
     }
     let now = ceil_millis(now);
     connection.prepare_cached("DELETE FROM token_use WHERE until < ?1")?.execute([now])?;
@@ -109,16 +131,18 @@ pub fn add_revoked(connection: &Connection, ca: &CaName, serials: &[RevokedSeria
 }
 
 /// The next CRL number.
-pub fn next_crl_number(connection: &Connection, ca: &CaName) -> Result<u64, Error> {
-    let count = "INSERT INTO ca (name, crl_number) VALUES (?1, 1)
-                 ON CONFLICT (name) DO UPDATE SET crl_number = crl_number + 1 RETURNING crl_number";
-    Ok(connection.prepare_cached(count)?.query_row([ca.as_str()], |row| row.get(0))?)
+pub fn next_crl_number(connection: &Connection, ca: &CaName, floor: u64) -> Result<u64, Error> {
+    let count = "INSERT INTO ca (name, crl_number) VALUES (?1, max(1, ?2))
+                 ON CONFLICT (name) DO UPDATE SET crl_number = max(crl_number + 1, ?2) RETURNING crl_number";
+    Ok(connection.prepare_cached(count)?.query_row(params![ca.as_str(), floor], |row| row.get(0))?)
 }
 
 fn stored(connection: &Connection, lease: &Lease) -> Result<Option<Stored>, Error> {
     let mut select = connection.prepare_cached("SELECT version, state, body FROM lease WHERE id = ?1")?;
     let stored = select
-        .query_row([lease.id.as_bytes()], |row| Ok(Stored { version: row.get(0)?, live: row.get::<_, u8>(1)? < 3, body: row.get(2)? }))
+        .query_row([lease.id.as_bytes()], |row| {
+            Ok(Stored { version: row.get(0)?, live: row.get::<_, u8>(1)? < FIRST_ENDED, body: row.get(2)? })
+        })
         .optional()?;
     Ok(stored)
 }

@@ -15,12 +15,12 @@ use std::{
 use async_trait::async_trait;
 
 use self::{query::Readers, writer::Writer};
-use super::{LeaseStore, MAX_BATCH, NewLease, Page, Put, Stats, Swap, unavailable};
+use super::{LeaseStore, MAX_BATCH, NewLease, Page, Put, Stats, Swap, TokenUseKey, unavailable};
 use crate::model::{
     SignedDuration, Timestamp,
     error::Error,
-    lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
-    name::CaName,
+    lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+    name::{CaName, TenantName},
 };
 
 pub use self::{
@@ -55,6 +55,11 @@ impl LeaseStore for EmbeddedStore {
     async fn put(&self, new: &NewLease) -> Result<Put, Error> {
         let (new, retention) = (new.clone(), self.retention);
         self.writer.change(move |connection| change::put(connection, &new, retention)).await
+    }
+
+    async fn use_token(&self, _tenant: &TenantName, token: &TokenUseKey) -> Result<bool, Error> {
+        let token = *token;
+        self.writer.change(move |connection| change::use_token(connection, &token)).await
     }
 
     async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error> {
@@ -101,9 +106,9 @@ impl LeaseStore for EmbeddedStore {
         self.readers.query(move |connection| query::revoked(connection, &ca, now)).await
     }
 
-    async fn next_crl_number(&self, ca: &CaName) -> Result<u64, Error> {
+    async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error> {
         let ca = ca.clone();
-        self.writer.change(move |connection| change::next_crl_number(connection, &ca)).await
+        self.writer.change(move |connection| change::next_crl_number(connection, &ca, floor)).await
     }
 
     async fn stats(&self) -> Result<Stats, Error> {
@@ -121,22 +126,6 @@ impl LeaseStore for EmbeddedStore {
     }
 }
 
-fn state_number(state: LeaseState) -> u8 {
-    match state {
-        LeaseState::Pending => 0,
-        LeaseState::Active => 1,
-        LeaseState::Revoking => 2,
-        LeaseState::Revoked => 3,
-        LeaseState::Expired => 4,
-    }
-}
-
 fn lease_of(body: &str) -> Result<Lease, Error> {
     serde_json::from_str(body).map_err(|error| unavailable(format!("a lease in the store is not readable: {error}")))
-}
-
-/// Milliseconds, rounded up: what lies before `at` is exactly what lies before these.
-fn ceil_millis(at: Timestamp) -> i64 {
-    let floor = at.as_millisecond();
-    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
 }

@@ -8,15 +8,16 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{TIMEOUT, ceil_millis, lease_of, schema, state_number};
+use super::{TIMEOUT, lease_of, schema};
 use crate::{
     model::{
         Timestamp,
         error::Error,
+        identity::Subject,
         lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
-        name::CaName,
+        name::{CaName, RoleName, TenantName},
     },
-    store::{MAX_BATCH, Page, Stats, unavailable},
+    store::{MAX_BATCH, Page, Stats, ceil_millis, state_number, unavailable},
 };
 
 /// How many queries run at once; more wait, within their time limit.
@@ -90,9 +91,9 @@ pub fn list(connection: &Connection, filter: &LeaseFilter, after: Option<LeaseId
     let mut select = connection.prepare_cached(&sql)?;
     let before = filter.issued_before.map(|at| LeaseId::floor(Timestamp::from_millisecond(ceil_millis(at)).unwrap_or(Timestamp::MAX)));
     let mut rows = select.query(named_params! {
-        ":tenant": filter.tenant.as_ref().map(|tenant| tenant.as_str()),
-        ":role": filter.role.as_ref().map(|role| role.as_str()),
-        ":subject": filter.subject.as_ref().map(|subject| subject.as_str()),
+        ":tenant": filter.tenant.as_ref().map(TenantName::as_str),
+        ":role": filter.role.as_ref().map(RoleName::as_str),
+        ":subject": filter.subject.as_ref().map(Subject::as_str),
         ":state": filter.state.map(state_number),
         ":after": after.as_ref().map_or(&[][..], |id| id.as_bytes()),
         // Longer than any id, and so above all of them.

@@ -31,6 +31,15 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// After a failed attempt to connect, nobody tries for this long: a stopped Redis is not hammered by every waiting call.
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How many attempts, each with its own view of a cluster, fit into the time limit of a call at least.
+const CLUSTER_ATTEMPTS: u32 = 3;
+
+/// The most that one of them takes.
+const LONGEST_CLUSTER_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How often the library itself tries again within one attempt.
+const CLUSTER_RETRIES: u32 = 3;
+
 /// Makes, shares and replaces the connection.
 pub struct Connector {
     nodes: Vec<ConnectionInfo>,
@@ -78,7 +87,7 @@ enum Remedy {
 
 impl Connector {
     /// Checks the options; speaks to nobody.
-    pub fn new(options: &RedisOptions) -> Result<Self, Error> {
+    pub fn new(options: RedisOptions) -> Result<Self, Error> {
         let wrong = |text: String| Error::new(Code::StoreUnavailable, text);
         if options.urls.is_empty() {
             return Err(wrong("the lease store needs at least one redis:// or rediss:// URL".into()));
@@ -94,7 +103,7 @@ impl Connector {
                 return Err(form());
             }
             let info = url.as_str().into_connection_info().map_err(|_| form())?;
-            let login = login(info.redis_settings(), options);
+            let login = login(info.redis_settings(), &options);
             nodes.push(info.set_redis_settings(login));
         }
         let encrypted = options.urls.iter().any(|url| url.starts_with("rediss://"));
@@ -102,7 +111,7 @@ impl Connector {
             // The client library takes the process' default; a second call changes nothing.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
-        let tls = encrypted.then(|| TlsCertificates { client_tls: None, root_cert: options.ca_pem.clone() });
+        let tls = encrypted.then_some(TlsCertificates { client_tls: None, root_cert: options.ca_pem });
         Ok(Self { nodes, tls, cluster: options.cluster, timeout: options.timeout, slot: Mutex::default() })
     }
 
@@ -234,10 +243,13 @@ impl Connector {
     }
 
     async fn connect_cluster(&self) -> RedisResult<ClusterConnection> {
+        // The library asks again where the slots are now; when that does not help, the next attempt does it from the start.
+        let attempt = (self.timeout / CLUSTER_ATTEMPTS).min(LONGEST_CLUSTER_ATTEMPT);
         let mut builder = ClusterClient::builder(self.nodes.clone())
-            .connection_timeout(self.timeout)
-            .response_timeout(self.timeout)
-            .overall_response_timeout(Some(self.timeout));
+            .retries(CLUSTER_RETRIES)
+            .connection_timeout(attempt)
+            .response_timeout(attempt)
+            .overall_response_timeout(Some(attempt));
         if let Some(tls) = &self.tls {
             builder = builder.certs(tls.clone());
         }

@@ -5,6 +5,7 @@
 
 mod connection;
 mod keys;
+mod page;
 mod record;
 mod scripts;
 
@@ -17,14 +18,14 @@ use redis::{Cmd, FromRedisValue, Value};
 use zeroize::Zeroizing;
 
 use self::{connection::Connector, keys::Keys, scripts::Text};
-use super::{LeaseStore, MAX_BATCH, NewLease, OPEN_GRACE, Page, Put, Stats, Swap, unavailable};
+use super::{LeaseStore, MAX_BATCH, NewLease, OPEN_GRACE, Page, Put, Stats, Swap, TokenUseKey, ceil_millis, unavailable};
 use crate::{
     clock,
     model::{
         SignedDuration, Timestamp,
         error::Error,
         lease::{Lease, LeaseFilter, LeaseId, PARTITIONS, RevokedSerial, partition_of},
-        name::CaName,
+        name::{CaName, TenantName},
     },
 };
 
@@ -33,6 +34,9 @@ pub const DEFAULT_PREFIX: &str = "daypass";
 
 /// How long a call may take, unless configured otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much of a token use's key is kept, in bytes: 96 bits of a digest tell tokens apart.
+const TOKEN_USE_KEY: usize = 12;
 
 /// How to reach Redis, and how to keep leases there.
 pub struct RedisOptions {
@@ -81,44 +85,47 @@ pub struct RedisStore {
 impl RedisStore {
     /// A store that connects when it is first used, and again whenever it must: it can be made while Redis is away. Fails
     /// only when the options are wrong.
-    pub fn new(options: &RedisOptions) -> Result<Self, Error> {
-        Ok(Self { connector: Connector::new(options)?, keys: Keys::new(&options.prefix)?, retention: options.retention })
+    pub fn new(options: RedisOptions) -> Result<Self, Error> {
+        let keys = Keys::new(&options.prefix)?;
+        Ok(Self { keys, retention: options.retention, connector: Connector::new(options)? })
     }
 
     /// Runs a script on a partition, on these leases.
     async fn on_leases<T: FromRedisValue>(&self, script: &'static Text, partition: u8, leases: &[(usize, &Lease)]) -> Result<T, Error> {
         let mut call = script.on(self.keys.partition(partition));
         for (_, lease) in leases {
-            self.lease_args(&mut call, lease);
+            self.lease_args(&mut call, lease)?;
         }
         self.connector.script(script, &call).await
     }
 
     /// What every script that writes leases takes for each: id, record, due time, place, caller.
-    fn lease_args(&self, command: &mut Cmd, lease: &Lease) {
+    fn lease_args(&self, command: &mut Cmd, lease: &Lease) -> Result<(), Error> {
+        let id = keys::pack(lease.id).ok_or_else(|| unavailable(format!("{} is no id of a lease", lease.id)))?;
         command
-            .arg(lease.id.as_bytes())
+            .arg(&id)
             .arg(record::encode(lease))
             .arg(lease.due_at(OPEN_GRACE, self.retention).as_millisecond())
             .arg(format!("{}:{}", lease.tenant, lease.role))
             .arg(&keys::caller_digest(&lease.tenant, &lease.subject));
+        Ok(())
     }
 }
 
 #[async_trait]
 impl LeaseStore for RedisStore {
     async fn put(&self, new: &NewLease) -> Result<Put, Error> {
-        let mut call = scripts::PUT.on(self.keys.partition(new.lease.id.partition()));
-        self.lease_args(&mut call, &new.lease);
+        let partition = new.lease.id.partition();
+        let mut call = scripts::PUT.on(self.keys.partition(partition));
+        self.lease_args(&mut call, &new.lease)?;
         call.arg(new.tenant_cap).arg(new.caller_cap).arg(new.request_key.as_ref().map_or(&[][..], |key| key));
-        match &new.token_use {
-            None => call.arg("").arg(0),
-            Some(token) => call.arg(&token.key).arg(token.until.as_millisecond()),
-        };
+        token_use_args(&mut call, new.token_use.as_ref());
         let answer: Vec<Value> = self.connector.script(&scripts::PUT, &call).await?;
         match answer.as_slice() {
             [Value::Int(0)] => Ok(Put::Stored),
-            [Value::Int(1), Value::BulkString(id), Value::BulkString(record)] => Ok(Put::Existing(Box::new(lease(lease_id(id)?, record)?))),
+            [Value::Int(1), Value::BulkString(id), Value::BulkString(record)] => {
+                Ok(Put::Existing(Box::new(lease(lease_id(id, partition)?, record)?)))
+            }
             [Value::Int(2)] => Ok(Put::TokenReplayed),
             [Value::Int(3)] => Ok(Put::TenantCap),
             [Value::Int(4)] => Ok(Put::CallerCap),
@@ -127,8 +134,17 @@ impl LeaseStore for RedisStore {
         }
     }
 
+    async fn use_token(&self, tenant: &TenantName, token: &TokenUseKey) -> Result<bool, Error> {
+        let mut call = scripts::USE_TOKEN.on(self.keys.partition(partition_of(tenant)));
+        token_use_args(&mut call, Some(token));
+        let replayed: u8 = self.script(&scripts::USE_TOKEN, call).await?;
+        Ok(replayed == 0)
+    }
+
     async fn get(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, Error> {
-        let groups = by_partition(ids.iter().copied().enumerate(), LeaseId::partition);
+        // An id that does not pack is on record nowhere.
+        let known = ids.iter().copied().enumerate().filter(|(_, id)| keys::pack(*id).is_some());
+        let groups = by_partition(known, LeaseId::partition);
         let answers = try_join_all(groups.iter().map(|(partition, group)| self.records(*partition, group))).await?;
         let mut leases = vec![None; ids.len()];
         for (group, answer) in groups.values().zip(answers) {
@@ -146,7 +162,8 @@ impl LeaseStore for RedisStore {
             Some(state) if state.is_live() => "+",
             Some(_) => "-",
         };
-        let before = filter.issued_before.map(first_id_not_before);
+        let before = filter.issued_before.map(first_id_not_before).map(keys::pack_bound);
+        let after = after.map(keys::pack_bound);
         let caller = match (&filter.subject, &filter.tenant) {
             (None, _) => Vec::new(),
             (Some(subject), None) => keys::subject_digest(subject).to_vec(),
@@ -156,11 +173,11 @@ impl LeaseStore for RedisStore {
             Some(tenant) => partition_of(tenant)..partition_of(tenant) + 1,
             None => 0..PARTITIONS,
         };
-        let answers: Vec<Vec<Value>> = try_join_all(partitions.map(|partition| {
+        let answers: Vec<Vec<Value>> = try_join_all(partitions.clone().map(|partition| {
             let mut call = scripts::LIST.on(self.keys.partition(partition));
             call.arg(halves)
-                .arg(after.as_ref().map_or(&[][..], |id| id.as_bytes()))
-                .arg(before.as_ref().map_or(&[][..], |id| id.as_bytes()))
+                .arg(after.as_ref().map_or(&[][..], |id| id))
+                .arg(before.as_ref().map_or(&[][..], |id| id))
                 .arg(limit)
                 .arg(filter.tenant.as_ref().map_or("", |tenant| tenant.as_str()))
                 .arg(filter.role.as_ref().map_or("", |role| role.as_str()))
@@ -168,7 +185,7 @@ impl LeaseStore for RedisStore {
             self.script(&scripts::LIST, call)
         }))
         .await?;
-        let (ids, next) = merge(answers, limit)?;
+        let (ids, next) = page::merge(partitions.zip(answers), limit)?;
         let leases = self.get(&ids).await?.into_iter().flatten().filter(|lease| filter.matches(lease)).collect();
         Ok(Page { leases, next })
     }
@@ -206,8 +223,10 @@ impl LeaseStore for RedisStore {
         }))
         .await?;
         let mut due = Vec::new();
-        for (id, at) in answers.into_iter().flatten() {
-            due.push((millis(at), lease_id(&id)?));
+        for (partition, answer) in (0..PARTITIONS).zip(answers) {
+            for (id, at) in answer {
+                due.push((millis(at), lease_id(&id, partition)?));
+            }
         }
         due.sort_unstable();
         let ids: Vec<LeaseId> = due.into_iter().take(limit).map(|(_, id)| id).collect();
@@ -220,11 +239,15 @@ impl LeaseStore for RedisStore {
         for partition in 0..PARTITIONS {
             groups.entry(partition).or_default();
         }
-        let partitions = try_join_all(groups.iter().map(|(partition, group)| {
+        let partitions = try_join_all(groups.iter().map(async |(partition, group)| {
             let mut call = scripts::PURGE.on(self.keys.partition(*partition));
             call.arg(ceil_millis(now));
-            group.iter().for_each(|(_, lease)| self.lease_args(&mut call, lease));
-            self.script::<()>(&scripts::PURGE, call)
+            // A lease whose id does not pack is on record nowhere.
+            group
+                .iter()
+                .filter(|(_, lease)| keys::pack(lease.id).is_some())
+                .try_for_each(|(_, lease)| self.lease_args(&mut call, lease))?;
+            self.script::<()>(&scripts::PURGE, call).await
         }));
         let lists = async {
             let cas: Vec<String> = self.connector.command(redis::cmd("SMEMBERS").arg(self.keys.cas())).await?;
@@ -269,8 +292,10 @@ impl LeaseStore for RedisStore {
         Ok((revision, serials.collect::<Result<_, Error>>()?))
     }
 
-    async fn next_crl_number(&self, ca: &CaName) -> Result<u64, Error> {
-        self.connector.command(redis::cmd("INCR").arg(self.keys.ca_number(ca))).await
+    async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error> {
+        let mut call = scripts::CRL_NUMBER.on(&self.keys.ca(ca));
+        call.arg(floor);
+        self.script(&scripts::CRL_NUMBER, call).await
     }
 
     async fn stats(&self) -> Result<Stats, Error> {
@@ -301,6 +326,14 @@ impl LeaseStore for RedisStore {
     }
 }
 
+/// What scripts that use a token take: its key or nothing, its time, the retry's key or nothing.
+fn token_use_args(call: &mut Cmd, token: Option<&TokenUseKey>) {
+    let kept = |key: &[u8; 16]| key[..TOKEN_USE_KEY].to_vec();
+    let (key, until) = token.map(|token| (kept(&token.key), token.until.as_millisecond())).unwrap_or_default();
+    let retry = token.and_then(|token| token.retry.as_ref()).map(kept).unwrap_or_default();
+    call.arg(key).arg(until).arg(retry);
+}
+
 impl RedisStore {
     async fn script<T: FromRedisValue>(&self, script: &'static Text, call: Cmd) -> Result<T, Error> {
         self.connector.script(script, &call).await
@@ -311,7 +344,7 @@ impl RedisStore {
         let mut command = redis::cmd("HMGET");
         command.arg(self.keys.records(partition));
         for (_, id) in ids {
-            command.arg(id.as_bytes());
+            command.arg(&keys::pack_bound(*id));
         }
         self.connector.command(&command).await
     }
@@ -345,43 +378,9 @@ where
     groups
 }
 
-/// The first `limit` ids of all sources in order, and the id after which the next page starts. A source that gave as much
-/// as it was asked for may hold more, so that nothing is known above its last id.
-fn merge(answers: Vec<Vec<Value>>, limit: usize) -> Result<(Vec<LeaseId>, Option<LeaseId>), Error> {
-    let mut ids = Vec::new();
-    let mut known_to: Option<LeaseId> = None;
-    for answer in answers {
-        let mut values = answer.into_iter();
-        let Some(Value::Int(count)) = values.next() else { return Err(unexpected(&[])) };
-        for source in values {
-            let Value::BulkString(source) = source else { return Err(unexpected(&[source])) };
-            let (source, []) = source.as_chunks::<16>() else { return Err(unavailable("an id is not 16 bytes")) };
-            if let Some(last) = source.last()
-                && i64::try_from(source.len()).is_ok_and(|length| length >= count)
-            {
-                let last = LeaseId::from_bytes(*last);
-                known_to = Some(known_to.map_or(last, |known| known.min(last)));
-            }
-            ids.extend(source.iter().map(|id| LeaseId::from_bytes(*id)));
-        }
-    }
-    ids.sort_unstable();
-    let known = known_to.map_or(ids.len(), |last| ids.partition_point(|id| *id <= last));
-    let taken = known.min(limit);
-    let more = taken < ids.len() || known_to.is_some();
-    ids.truncate(taken);
-    let next = if more { ids.last().copied() } else { None };
-    Ok((ids, next))
-}
-
 /// The smallest id that a lease issued at or after `at` can have; ids count in milliseconds.
 fn first_id_not_before(at: Timestamp) -> LeaseId {
     LeaseId::floor(Timestamp::from_millisecond(ceil_millis(at)).unwrap_or(Timestamp::MAX))
-}
-
-fn ceil_millis(at: Timestamp) -> i64 {
-    let floor = at.as_millisecond();
-    if Timestamp::from_millisecond(floor).is_ok_and(|exact| exact < at) { floor + 1 } else { floor }
 }
 
 /// A sorted set's score, which is a time in milliseconds: whole numbers below 2^53 are exact.
@@ -391,8 +390,8 @@ fn millis(score: f64) -> i64 {
     millis
 }
 
-fn lease_id(bytes: &[u8]) -> Result<LeaseId, Error> {
-    bytes.try_into().map(LeaseId::from_bytes).map_err(|_| unavailable("an id is not 16 bytes"))
+fn lease_id(bytes: &[u8], partition: u8) -> Result<LeaseId, Error> {
+    bytes.try_into().map(|packed| keys::unpack(packed, partition)).map_err(|_| unavailable("an id is not 14 bytes"))
 }
 
 fn lease(id: LeaseId, record: &[u8]) -> Result<Lease, Error> {

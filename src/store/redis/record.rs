@@ -10,10 +10,13 @@
 //!
 //! Equal leases have equal bytes, so that a script can tell a repeated change from another one.
 
-use crate::model::{
-    Timestamp,
-    credential::CredentialKind,
-    lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, Reach},
+use crate::{
+    model::{
+        Timestamp,
+        credential::CredentialKind,
+        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, Reach},
+    },
+    store::state_number,
 };
 
 /// The first byte of every record; another layout takes another number.
@@ -32,7 +35,7 @@ pub fn encode(lease: &Lease) -> Vec<u8> {
     let mut out = Encoder(Vec::with_capacity(256));
     out.0.push(FORMAT);
     out.0.extend(lease.version.to_be_bytes());
-    out.0.push(state_byte(lease.state));
+    out.0.push(state_number(lease.state));
     out.0.push(0);
     let issued = lease.issued_at.as_second();
     out.text(lease.role.as_str());
@@ -115,16 +118,6 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         revoked_at,
         handle,
     })
-}
-
-fn state_byte(state: LeaseState) -> u8 {
-    match state {
-        LeaseState::Pending => 0,
-        LeaseState::Active => 1,
-        LeaseState::Revoking => 2,
-        LeaseState::Revoked => 3,
-        LeaseState::Expired => 4,
-    }
 }
 
 struct Encoder(Vec<u8>);

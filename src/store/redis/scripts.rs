@@ -78,6 +78,14 @@ partition_script!(
     /// Counts.
     STATS, "lua/stats.lua"
 );
+partition_script!(
+    /// Puts the use of a token on record.
+    USE_TOKEN, "lua/use_token.lua"
+);
+ca_script!(
+    /// The next CRL number.
+    CRL_NUMBER, "lua/crl_number.lua"
+);
 ca_script!(
     /// Adds to a revocation list.
     CRL_ADD, "lua/crl_add.lua"

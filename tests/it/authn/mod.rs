@@ -1,7 +1,6 @@
 //! Bad tokens, bad issuers, bad certificates: each named, each refused.
 
 // Helpers of tests are tests too; clippy's allowance sees only the functions marked #[test].
-#![allow(clippy::unwrap_used)]
 
 mod bad_tokens;
 mod certs;

@@ -1,1 +1,8 @@
+//! One conformance suite for every store, then what is particular to each.
 
+mod conformance;
+mod embedded;
+mod leases;
+mod measure;
+mod redis;
+mod reference;

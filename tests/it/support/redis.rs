@@ -158,6 +158,14 @@ impl Cluster {
         self.ports.iter().take(3).map(|port| format!("redis://127.0.0.1:{port}")).collect()
     }
 
+    /// Kills a primary, without a word to the others.
+    pub fn kill_a_primary(&mut self) {
+        let is_primary = |port: &u16| cli(*port, &["INFO", "replication"]).is_some_and(|info| info.contains("role:master"));
+        let place = self.ports.iter().position(is_primary).unwrap();
+        self.children[place].kill().unwrap();
+        self.children[place].wait().unwrap();
+    }
+
     fn join(&self) {
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]);

@@ -8,7 +8,18 @@ for i = 2, #ARGV, 5 do
     redis.call('HDEL', records, id)
   end
 end
-for bucket = 0, 63 do
-  redis.call('ZREMRANGEBYSCORE', stem .. 'use:' .. string.format('%02x', bucket), '-inf', '(' .. ARGV[1])
+for _, four in ipairs(redis.call('ZRANGEBYSCORE', stem .. 'uses', '-inf', '(' .. ARGV[1])) do
+  local earliest
+  for bucket = tonumber(four, 16), tonumber(four, 16) + 3 do
+    local uses = stem .. 'use:' .. string.format('%03x', bucket)
+    redis.call('ZREMRANGEBYSCORE', uses, '-inf', '(' .. ARGV[1])
+    local first = tonumber(redis.call('ZRANGE', uses, 0, 0, 'WITHSCORES')[2])
+    if first and (not earliest or first < earliest) then earliest = first end
+  end
+  if earliest then
+    redis.call('ZADD', stem .. 'uses', string.format('%.0f', earliest), four)
+  else
+    redis.call('ZREM', stem .. 'uses', four)
+  end
 end
 return 0

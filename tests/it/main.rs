@@ -4,6 +4,7 @@
 mod audit;
 mod authn;
 mod cli;
+mod config;
 mod e2e;
 mod policy;
 mod store;

@@ -156,10 +156,10 @@ impl Watch for Progress {
         match step {
             RevokeStep::Matched { count, denied } => {
                 if !dry_run {
-                    output::note(&format!("{} match", leases(*count)), false);
+                    output::note(&format!("to revoke: {}", leases(*count)), false);
                 }
                 if *denied > 0 {
-                    output::note(&format!("{} more match that you may not revoke; they are left alone", leases(*denied)), false);
+                    output::note(&format!("not yours to revoke, left alone: {}", leases(*denied)), false);
                 }
             }
             RevokeStep::Progress { revoked, failed } => output::note(&format!("{revoked} revoked, {failed} failed"), false),

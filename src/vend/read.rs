@@ -11,7 +11,7 @@ use crate::{
     model::{
         Timestamp,
         error::{Code, Error, Result},
-        event::Outcome,
+        event::{Event, Outcome},
         identity::Identity,
         lease::{Lease, LeaseFilter, LeaseId},
         name::{CaName, RoleName, TenantName},
@@ -63,10 +63,13 @@ impl Vend {
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
         let decided = self.rules.load().book.decide_lease(LeaseAction::Read, &call.identity, &lease, call.origin.peer_address, now);
-        match decided {
-            Ok(()) => Ok(lease),
-            Err(denial) => Err(self.denied(call, about(), *denial, now).await),
+        if let Err(denial) = decided {
+            return Err(self.denied(call, about(), *denial, now).await);
         }
+        let event = event_of(call, Outcome::Done, now);
+        self.record(vec![Event { lease_id: Some(id), tenant: Some(lease.tenant.clone()), role: Some(lease.role.clone()), ..event }])
+            .await?;
+        Ok(lease)
     }
 
     /// A page of the leases that match and that the caller may see. It may be shorter than `limit` while more follow.
@@ -78,7 +81,11 @@ impl Vend {
         };
         let next = page.next;
         match self.readable(call, page.leases, now) {
-            Ok(leases) => Ok(Page { leases, next }),
+            Ok(leases) => {
+                let detail = vec![format!("{} leases", leases.len())];
+                self.record(vec![Event { role: filter.role.clone(), detail, ..event_of(call, Outcome::Done, now) }]).await?;
+                Ok(Page { leases, next })
+            }
             Err(denial) => Err(self.denied(call, About { role: filter.role.as_ref(), ..About::default() }, *denial, now).await),
         }
     }
@@ -114,7 +121,10 @@ impl Vend {
         let now = self.clock.now();
         let rules = self.rules.load_full();
         match rules.book.decide_explain(&call.identity, role, call.origin.peer_address, now) {
-            Ok(()) => Ok(rules.book.explain_issue(&call.identity, role, None, call.origin.peer_address, now)),
+            Ok(()) => {
+                self.record(vec![Event { role: Some(role.clone()), ..event_of(call, Outcome::Done, now) }]).await?;
+                Ok(rules.book.explain_issue(&call.identity, role, None, call.origin.peer_address, now))
+            }
             Err(denial) => Err(self.denied(call, About { role: Some(role), ..About::default() }, *denial, now).await),
         }
     }

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod e2e;
 mod policy;
+mod readme;
 mod store;
 mod support;
 mod vend;

@@ -32,7 +32,8 @@ fn a_role_that_is_unknown_or_not_yours() {
     let world = World::start();
     let as_operator = |args: &[&str]| world.cli(&world.operator(), args);
     refused(as_operator, &["issue", "wbe"], 5, "ROLE_NOT_FOUND", &["\"wbe\"", "did you mean \"web\"?"]);
-    refused(as_operator, &["explain", "wbe"], 5, "ROLE_NOT_FOUND", &["\"wbe\""]);
+    let explained = world.cli(&world.operator(), ["explain", "wbe", "-o", "json"]).json();
+    assert_eq!((&explained["allowed"], &explained["reason"]), (&json!(false), &json!("ROLE_NOT_FOUND")));
     refused(as_operator, &["issue", "database"], 5, "ROLE_NOT_FOUND", &["\"database\"", "daypass whoami"]);
     // A role of another tenant is no more there than one that does not exist.
     refused(as_operator, &["issue", "vendor-client"], 5, "ROLE_NOT_FOUND", &["\"vendor-client\""]);

@@ -118,6 +118,12 @@ fn line_of(world: &World, file: &str, text: &str) -> usize {
     world.read(file).lines().position(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text:?} in {file}")) + 1
 }
 
+/// The line on which the section of a text begins: names that TOML itself takes are told by their section.
+fn section_of(world: &World, file: &str, text: &str) -> usize {
+    let until = line_of(world, file, text);
+    world.read(file).lines().take(until).collect::<Vec<_>>().iter().rposition(|line| line.starts_with('[')).map_or(0, |at| at + 1)
+}
+
 #[test]
 fn check_passes_what_dev_wrote() {
     let world = World::start();
@@ -144,9 +150,9 @@ fn check_names_every_misspelt_word_with_its_line_and_what_was_meant() {
         let ran = check(&world);
         assert!(!ran.ok, "{wrong}: {}", ran.all());
         let word = wrong.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').find(|word| !right.contains(word)).unwrap();
-        let at = format!("{file}:{}", line_of(&world, file, word));
-        let told = ran.stderr.lines().find(|line| line.contains(&at) && line.contains(word));
-        let told = told.unwrap_or_else(|| panic!("no fault of {word:?} at {at}: {}", ran.all()));
+        let lines = [line_of(&world, file, word), section_of(&world, file, word)].map(|line| format!("{file}:{line}:"));
+        let told = ran.stderr.lines().find(|line| lines.iter().any(|at| line.contains(at)) && line.contains(word));
+        let told = told.unwrap_or_else(|| panic!("no fault of {word:?} at {lines:?}: {}", ran.all()));
         assert!(told.replace(word, "").contains(meant), "{told:?} does not suggest {meant:?}");
     }
 }

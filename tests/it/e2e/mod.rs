@@ -2,7 +2,7 @@
 
 // mod audit_log;
 // mod canary;
-// mod crash;
+mod crash;
 mod denied;
 // mod limits;
 // mod matrix;

@@ -242,6 +242,11 @@ impl World {
         self.write(name, &format!("{}\n{text}", self.read(name)));
     }
 
+    /// Sets limits of the server, for its next start.
+    pub fn limit(&self, lines: &str) {
+        self.edit("daypass.toml", "key = \"pki/server.key\"\n", &format!("key = \"pki/server.key\"\n\n[server.limits]\n{lines}\n"));
+    }
+
     /// Replaces one of its files.
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.file(name), text).expect("the test's folder can be written");

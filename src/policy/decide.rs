@@ -283,7 +283,8 @@ impl PolicyBook {
         let near = self.catalog.roles.values().filter(|known| nearest(word, [known.name.as_str()]).is_some());
         let may: Vec<&str> =
             near.filter(|known| self.may_issue(caller, known, peer_address, now)).map(|known| known.name.as_str()).collect();
-        let hint = nearest(word, may).map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+        let hint = nearest(word, may)
+            .map_or_else(|| "; `daypass whoami` lists those that you may have".to_owned(), |name| format!("; did you mean {name:?}?"));
         Error::new(Code::RoleNotFound, format!("there is no role {word:?} for you{hint}"))
     }
 }

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
@@ -21,6 +22,12 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// Handshaken connections that wait for the gRPC server to take them.
 const READY_CONNECTIONS: usize = 64;
+
+/// How long a client whose handshake failed may take to read why.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What it may still send meanwhile, in bytes; it is thrown away.
+const MAX_DRAIN: usize = 64 * 1024;
 
 /// What a handshake needs.
 pub(super) struct Acceptor {
@@ -76,9 +83,12 @@ impl Acceptor {
         let _best_effort = tcp.set_nodelay(true);
         let acceptor = TlsAcceptor::from(self.edge.config());
         let limit = super::config::std_duration(self.limits.handshake_timeout);
-        let tls = match tokio::time::timeout(limit, acceptor.accept(tcp)).await {
+        let tls = match tokio::time::timeout(limit, acceptor.accept(tcp).into_fallible()).await {
             Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => return refused(address, &error.to_string()),
+            Ok(Err((error, tcp))) => {
+                tokio::spawn(close_gently(tcp, permit));
+                return refused(address, &error.to_string());
+            }
             Err(_) => return refused(address, "the handshake took too long"),
         };
         let peer = match tls.get_ref().1.peer_certificates() {
@@ -91,6 +101,24 @@ impl Acceptor {
         metrics::counter!("daypass_handshakes_total", "outcome" => "done").increment(1);
         Some(Conn::new(tls, ConnInfo { address, peer }, &self.registry, permit))
     }
+}
+
+/// Closes a connection whose handshake failed once the client has had time to read the alert. A socket that is closed while
+/// bytes of the client wait unread (a client of TLS 1.3 sends its first request before it can know) is reset, and a reset
+/// throws away the alert that says why.
+async fn close_gently(mut tcp: TcpStream, permit: OwnedSemaphorePermit) {
+    let drained = async {
+        tcp.shutdown().await?;
+        let mut scratch = [0; 1024];
+        for _ in 0..MAX_DRAIN / scratch.len() {
+            if tcp.read(&mut scratch).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _in_time = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+    drop(permit);
 }
 
 fn refused(address: SocketAddr, why: &str) -> Option<Conn> {

@@ -48,8 +48,10 @@ pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<Pat
         if !asked && now == seen {
             continue;
         }
+        // From before the files were read: a change while they were is seen at the next look.
         seen = now;
         match reload(&parts, &path).await {
+            Ok(files) if files == watched => {}
             Ok(files) => {
                 watched = files;
                 seen = stamp(&watched);

@@ -1,1 +1,16 @@
+//! The whole product: `daypassd dev` and `daypass` as they are built, as a newcomer would use them.
 
+// mod audit_log;
+// mod canary;
+mod crash;
+mod denied;
+// mod limits;
+// mod matrix;
+mod outage;
+mod reload;
+mod revoked_client;
+mod token;
+mod tour;
+mod wire;
+mod world;
+mod x509;

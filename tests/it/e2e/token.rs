@@ -1,0 +1,35 @@
+//! Tokens of the throwaway issuer that `daypassd dev` would not write.
+
+use std::fs;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use daypass::clock::{self, Clock, SystemClock};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use super::world::World;
+
+/// Now, in seconds since 1970.
+pub fn now() -> i64 {
+    SystemClock.now().as_second()
+}
+
+/// The sample job's token with other claims, an id of its own, and a signature that holds.
+pub fn mint(world: &World, changes: Value) -> String {
+    let sample = world.read("job.jwt");
+    let claims = URL_SAFE_NO_PAD.decode(sample.split('.').nth(1).unwrap()).unwrap();
+    let mut claims: Value = serde_json::from_slice(&claims).unwrap();
+    claims["jti"] = json!(uuid::Builder::from_random_bytes(clock::random()).into_uuid().to_string());
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    let header = Header { kid: Some("dev".to_owned()), ..Header::new(Algorithm::RS256) };
+    jsonwebtoken::encode(&header, &claims, &key(world)).unwrap()
+}
+
+fn key(world: &World) -> EncodingKey {
+    let base64 = fs::read_to_string(world.file("issuer/key.der")).unwrap();
+    let lines: Vec<&str> = base64.trim().as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"));
+    EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap()
+}

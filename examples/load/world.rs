@@ -28,6 +28,9 @@ const START: Duration = Duration::from_secs(20);
 /// How often a server that starts is asked.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
+/// Lines of the server's log that are shown when it does not start.
+const LOG_LINES: usize = 10;
+
 /// Rates and caps that no run reaches.
 const LIFTED: i64 = 1_000_000;
 
@@ -131,7 +134,8 @@ impl World {
             }
             if self.server.has_ended() || begun.elapsed() > START {
                 let log = fs::read_to_string(self.dir().join("daypassd.log")).unwrap_or_default();
-                return Err(format!("daypassd is not ready; it says:\n{log}").into());
+                let said: Vec<_> = log.lines().take(LOG_LINES).collect();
+                return Err(format!("daypassd is not ready; it says:\n{}", said.join("\n")).into());
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -233,7 +237,7 @@ fn policy(policies: u32) -> Result<String> {
             text,
             "\n@id(\"further-{n}\")\npermit(\n  principal is Token::github in Tenant::\"widget\",\n  action == Action::\"issue\",\n  \
              resource == Role::\"further-{n}\"\n) when {{\n  principal.claims.repository_id == \"74\" &&\n  \
-             principal.claims.ref == \"refs/heads/main\" &&\n  principal.claims.environment == \"prod\"\n}};\n"
+             principal.claims.ref == \"refs/heads/main\" &&\n  principal.claims has environment && principal.claims.environment == \"prod\"\n}};\n"
         )?;
     }
     Ok(text)

@@ -52,6 +52,8 @@ pub(super) struct Rule {
     pub line: usize,
     /// The policy alone. Cedar's answer over many is: no forbid applies, and at least one permit does.
     pub set: PolicySet,
+    /// Whether its text says `context` anywhere; one that does not cannot read it.
+    pub reads_context: bool,
     pub reach: Reach,
     /// Its scope and conditions, each as a policy of its own, for explanations.
     pub probes: Vec<Probe>,
@@ -280,6 +282,7 @@ impl Loader<'_> {
                 permits: each.policy.effect() == Effect::Permit,
                 line: self.fault(each.statement.start(), "").line,
                 set,
+                reads_context: each.statement.text().contains("context"),
                 reach: Reach(each.tree.scope.clone()),
                 probes: super::explain::probes(each),
             }),

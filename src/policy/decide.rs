@@ -155,7 +155,7 @@ impl PolicyBook {
             let seconds = ttl.unwrap_or(grant.role().default_ttl).as_secs();
             let target = Target::Role(role, Some(grant.role()));
             let ask = Ask { action: Action::Issue, target, ttl_seconds: Some(seconds), peer_address, now };
-            let query = Query::new(&self.vocabulary, &caller, &ask).ok()?;
+            let query = self.query(&caller, &ask).ok()?;
             Some(self.considered(&caller, &ask, &query))
         });
         Explanation { allowed: true, reason: "", policies: policies.unwrap_or_default(), policy_version: self.version.to_string() }
@@ -197,7 +197,7 @@ impl PolicyBook {
 
     /// Asks the policies; gives the ids of those that permit.
     pub(super) fn permit(&self, caller: &Caller<'_>, ask: &Ask<'_>) -> Result<Vec<String>, Refused> {
-        let query = Query::new(&self.vocabulary, caller, ask).map_err(|error| self.refuse(error))?;
+        let query = self.query(caller, ask).map_err(|error| self.refuse(error))?;
         let verdict = self.verdict(caller, ask, &query);
         if verdict.allows() {
             return Ok(verdict.ids());
@@ -210,8 +210,14 @@ impl PolicyBook {
 
     /// Whether the policies allow, without an explanation.
     pub(super) fn allows(&self, caller: &Caller<'_>, ask: &Ask<'_>) -> Result<bool> {
-        let query = Query::new(&self.vocabulary, caller, ask)?;
+        let query = self.query(caller, ask)?;
         Ok(self.verdict(caller, ask, &query).allows())
+    }
+
+    /// The question in Cedar's terms.
+    fn query(&self, caller: &Caller<'_>, ask: &Ask<'_>) -> Result<Query> {
+        let with_context = self.candidates(ask).any(|rule| rule.reads_context);
+        Query::new(&self.vocabulary, caller, ask, with_context)
     }
 
     fn verdict(&self, caller: &Caller<'_>, ask: &Ask<'_>, query: &Query) -> Verdict<'_> {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -76,7 +77,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     }
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched)));
-    passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone())));
+    passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
     passes.spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir)));
 
@@ -164,8 +165,8 @@ async fn stopped(mut shutdown: Shutdown) {
     let _sender_gone = shutdown.wait_for(|over| *over).await;
 }
 
-/// Sets gauges, looks at readiness, and forgets quiet callers.
-async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limiters>) {
+/// Sets gauges, looks at readiness, forgets quiet callers, and folds what histograms have gathered, which would grow until somebody scrapes.
+async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limiters>, recorder: PrometheusHandle) {
     let mut tick = ticker(LOOK_EVERY);
     loop {
         tick.tick().await;
@@ -185,5 +186,6 @@ async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limite
             }
         }
         limiters.tidy();
+        recorder.run_upkeep();
     }
 }

@@ -1,0 +1,127 @@
+//! The caller: its TLS, its connections, its credentials, and one request.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use daypass::{
+    client::csr,
+    proto::v1::{self, credential_service_client::CredentialServiceClient, issue_request::Input},
+};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::aws_lc_rs, version::TLS13};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::{
+    Request,
+    metadata::AsciiMetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+use super::{Result, world::World};
+
+/// The role that is asked for.
+pub const ROLE: &str = "web";
+
+/// As whom requests come.
+pub enum Who {
+    /// With the operator's client certificate.
+    Operator,
+    /// With tokens, each used once, and no certificate.
+    Job(Vec<String>),
+}
+
+/// Makes connections and requests.
+pub struct Caller {
+    address: SocketAddr,
+    tls: TlsConnector,
+    tokens: Option<Tokens>,
+}
+
+struct Tokens {
+    all: Vec<AsciiMetadataValue>,
+    used: AtomicUsize,
+}
+
+/// One worker's unchanging part of a request.
+pub struct Ask {
+    csr_der: Vec<u8>,
+}
+
+impl Ask {
+    /// With a key pair and a CSR of its own.
+    pub fn new() -> Result<Self> {
+        let (_key, csr) = csr::make().map_err(|error| error.to_string())?;
+        Ok(Self { csr_der: csr.der().to_vec() })
+    }
+}
+
+impl Caller {
+    /// A caller of this world's server.
+    pub fn new(world: &World, who: Who) -> Result<Self> {
+        let tokens = match &who {
+            Who::Operator => None,
+            Who::Job(tokens) => {
+                let all = tokens.iter().map(|token| token.parse()).collect::<std::result::Result<_, _>>()?;
+                Some(Tokens { all, used: AtomicUsize::new(0) })
+            }
+        };
+        let tls = TlsConnector::from(Arc::new(tls(world.dir(), matches!(who, Who::Operator))?));
+        Ok(Self { address: world.grpc, tls, tokens })
+    }
+
+    /// The operator, for what only it may do.
+    pub fn operator(world: &World) -> Result<Self> {
+        Self::new(world, Who::Operator)
+    }
+
+    /// A new connection.
+    pub async fn connect(&self) -> Result<Channel> {
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        let stream = self.tls.connect(ServerName::IpAddress(self.address.ip().into()), tcp).await?;
+        // A lost connection is an error of the run, not a reason to dial again.
+        let mut once = Some(TokioIo::new(stream));
+        let connector = tower::service_fn(move |_| std::future::ready(once.take().ok_or(io::Error::from(io::ErrorKind::NotConnected))));
+        Ok(Endpoint::from_shared(format!("https://{}", self.address))?.connect_with_connector(connector).await?)
+    }
+
+    /// One certificate; false when there is no token left to ask with.
+    pub async fn issue(&self, client: &mut CredentialServiceClient<Channel>, ask: &Ask) -> Result<bool> {
+        let input = Some(Input::X509(v1::X509Input { csr_der: ask.csr_der.clone() }));
+        let mut request = Request::new(v1::IssueRequest { role: ROLE.to_owned(), ttl: None, request_id: String::new(), input });
+        if let Some(tokens) = &self.tokens {
+            let Some(token) = tokens.all.get(tokens.used.fetch_add(1, Ordering::Relaxed)) else { return Ok(false) };
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        let answer = client.issue(request).await?.into_inner();
+        match answer.credential.and_then(|credential| credential.kind) {
+            Some(v1::credential::Kind::X509(credential)) if !credential.chain_der.is_empty() => Ok(true),
+            _ => Err("an answer without a certificate".into()),
+        }
+    }
+}
+
+fn tls(dir: &Path, with_certificate: bool) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&fs::read(dir.join("ca.pem"))?)?)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?.with_root_certificates(roots);
+    let mut tls = if with_certificate {
+        let chain = fs::read(dir.join("operator.pem"))?;
+        let chain = CertificateDer::pem_slice_iter(&chain).collect::<std::result::Result<_, _>>()?;
+        builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&fs::read(dir.join("operator.key"))?)?)?
+    } else {
+        builder.with_no_client_auth()
+    };
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    tls.resumption = Resumption::disabled();
+    Ok(tls)
+}

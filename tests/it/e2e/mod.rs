@@ -11,6 +11,7 @@ mod reload;
 mod revoked_client;
 mod token;
 mod tour;
+mod two_servers;
 mod wire;
 mod world;
 mod x509;

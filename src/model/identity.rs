@@ -5,13 +5,16 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Timestamp,
+    SignedDuration, Timestamp,
     claim::Claims,
     name::{IssuerName, TenantName, TrustDomain},
 };
 
 /// The longest subject, in bytes.
 pub const MAX_SUBJECT: usize = 512;
+
+/// The most that clocks may differ when a token's times are checked, whatever an issuer is configured with.
+pub const MAX_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// A caller's canonical name: in leases, in the audit log, in caps and rate limits.
 ///

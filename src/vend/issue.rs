@@ -2,7 +2,11 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use super::{Call, Rules, Vend, record::About};
+use super::{
+    Call, Rules, Vend,
+    record::About,
+    steps::{measured, measured_async},
+};
 use crate::{
     clock,
     issuer::Minted,
@@ -10,7 +14,7 @@ use crate::{
         Timestamp,
         credential::Credential,
         error::{Code, Error, Result},
-        identity::{Identity, Proof, TokenUse, VerifiedToken},
+        identity::{Identity, MAX_LEEWAY, Proof, TokenUse, VerifiedToken},
         lease::{Lease, LeaseId, LeaseState},
         name::RoleName,
         request::{IssueRequest, RequestId},
@@ -40,14 +44,16 @@ impl Vend {
         let about = || About { role: Some(&request.role), request_id: request.request_id.as_ref(), lease: None };
 
         // 1. Decide. Only policy makes a grant.
-        let grant = match rules.book.decide_issue(&call.identity, &request.role, request.ttl, call.origin.peer_address, now) {
+        let decided =
+            measured("decide", || rules.book.decide_issue(&call.identity, &request.role, request.ttl, call.origin.peer_address, now));
+        let grant = match decided {
             Ok(grant) => grant,
             Err(denial) => return Err(self.denied(call, about(), *denial, now).await),
         };
 
         // 2. Mint. Nothing of it is known outside this function yet.
         let issuer = rules.issuer(&grant.role().spec);
-        let minted = match issuer.mint(&grant, &request.input, None, now).await {
+        let minted = match measured_async("mint", issuer.mint(&grant, &request.input, None, now)).await {
             Ok(minted) => minted,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
@@ -148,7 +154,7 @@ pub(super) fn token_use(identity: &Identity, role: &RoleName, same: Option<&[u8]
 
 /// Past its expiry and the largest leeway that an issuer may be configured with, no verifier takes the token any more.
 fn remembered_until(token: &VerifiedToken) -> Timestamp {
-    token.expires_at.checked_add(crate::authn::oidc::MAX_LEEWAY).unwrap_or(Timestamp::MAX)
+    token.expires_at.checked_add(MAX_LEEWAY).unwrap_or(Timestamp::MAX)
 }
 
 /// The same for the same caller and request id only; lengths go in first so that no two pairs run together.

@@ -10,6 +10,7 @@ mod read;
 mod record;
 mod renew;
 mod revoke;
+mod steps;
 mod tail;
 
 use std::{net::IpAddr, sync::Arc};

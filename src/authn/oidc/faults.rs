@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{IssuerConfig, KeySource, fetch};
+pub use crate::model::identity::MAX_LEEWAY;
 use crate::model::{SignedDuration, claim::ClaimSpec};
 
-/// The most of [`IssuerConfig::leeway`].
-pub const MAX_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 /// The most of [`IssuerConfig::max_token_age`].
 pub const MAX_MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// The most of [`IssuerConfig::jwks_max_age`].

@@ -93,6 +93,9 @@ impl Vend {
         let about = || About { role: Some(&request.role), request_id: request.request_id.as_ref(), lease: Some(lease.id) };
         let again = async {
             same_request(&lease, &request.role, now)?;
+            if self.open.holds(lease.id) {
+                return Err(being_closed());
+            }
             rules.issuer(&grant.role().spec).remint(grant, &request.input, &lease, now).await
         };
         let credential = match again.await {
@@ -184,11 +187,12 @@ fn same_request(lease: &Lease, role: &RoleName, now: Timestamp) -> Result<()> {
     match lease.state {
         LeaseState::Active if lease.expires_at > now => Ok(()),
         LeaseState::Pending => Err(Error::new(Code::Unavailable, "the first request with this id is still in work; try again")),
-        _ => Err(Error::new(
-            Code::Unavailable,
-            "the lease of this request id is being closed; try again in a moment, or use a new request id",
-        )),
+        _ => Err(being_closed()),
     }
+}
+
+fn being_closed() -> Error {
+    Error::new(Code::Unavailable, "the lease of this request id is being closed; try again in a moment, or use a new request id")
 }
 
 fn refusal(put: &Put, grant: &Grant) -> Error {

@@ -33,6 +33,11 @@ impl Open {
         self.ring.notify_one();
     }
 
+    /// Whether a lease is to be closed: it must not be handed out to a retry meanwhile.
+    pub(super) fn holds(&self, id: LeaseId) -> bool {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     /// Up to `limit` of them, oldest first; they stay listed until [`Open::closed`].
     pub(super) fn take(&self, limit: usize) -> Vec<LeaseId> {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).iter().take(limit).copied().collect()

@@ -37,6 +37,21 @@ async fn issuing_leaves_no_live_lease_behind_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_never_gets_a_lease_that_is_about_to_be_closed() {
+    let world = World::new();
+    world.faults.plan("append", 0, When::Before);
+    world.issue(&operator(), Some("step-1")).await.err().expect("a fault gives an error");
+    world.faults.heal();
+    // The pass that closes it has not run yet, and the store still has it as active.
+    assert!(world.leases().await.iter().any(|lease| lease.state == LeaseState::Active));
+    let early = world.issue(&operator(), Some("step-1")).await.err().expect("not that lease");
+    assert_eq!(early.code(), Code::Unavailable);
+    world.settle().await;
+    let issued = world.issue(&operator(), Some("step-1")).await.unwrap();
+    assert_eq!(world.stored(issued.lease.id).await.unwrap().state, LeaseState::Active);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_request_does_not_burn_its_token() {
     for (operation, when) in [("put", When::After), ("append", When::Before), ("append", When::After)] {
         let world = World::new();

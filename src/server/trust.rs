@@ -87,7 +87,7 @@ pub(super) async fn cut_untrusted(edge: Arc<TlsEdge>, registry: Arc<Registry>, v
             changed = version.changed() => if changed.is_err() { return },
         }
         let (edge, registry, now) = (edge.clone(), registry.clone(), vend.now());
-        let cut = tokio::task::spawn_blocking(move || registry.cut_unless(|chain| edge.identify(chain, now).is_ok())).await;
+        let cut = tokio::task::spawn_blocking(move || registry.cut_unless_same(|chain| edge.identify(chain, now))).await;
         let cut = cut.unwrap_or_default();
         if cut > 0 {
             tracing::info!(cut, "connections of clients that are no longer trusted were ended");

@@ -20,6 +20,9 @@ use crate::model::{
 /// The most answers that [`LeaseDecisions`] keeps; past it, it asks again.
 pub const MAX_REMEMBERED: usize = 4_096;
 
+/// What a caller is told of a lease that is not there, and of one that it may not read: the same, word for word.
+pub const NO_SUCH_LEASE: &str = "there is no such lease, or you may not see it; `daypass lease list` shows those that you may";
+
 /// What a caller may do to a lease that need not be its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseAction {
@@ -116,7 +119,7 @@ impl PolicyBook {
     }
 
     fn no_lease(&self) -> Refused {
-        self.refuse(Error::new(Code::LeaseNotFound, "there is no such lease, or you may not read it"))
+        self.refuse(Error::new(Code::LeaseNotFound, NO_SUCH_LEASE))
     }
 
     fn renewable_state(&self, lease: &Lease, now: Timestamp) -> Result<(), Refused> {

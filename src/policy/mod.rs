@@ -17,7 +17,7 @@ pub use book::{MAX_NESTING, MAX_OPERATORS, MAX_POLICIES, MAX_POLICY_ID, MAX_POLI
 pub use decide::MIN_TTL;
 pub use explain::{MAX_CONDITION_TEXT, MAX_EXPLAINED_CONDITIONS, MAX_EXPLAINED_POLICIES};
 pub use grant::{ConsideredPolicy, Denial, Explanation, FailedCondition, Grant};
-pub use lease::{LeaseAction, LeaseDecisions, MAX_REMEMBERED};
+pub use lease::{LeaseAction, LeaseDecisions, MAX_REMEMBERED, NO_SUCH_LEASE};
 pub use lint::{BLANKET_PERMIT, IMMUTABLE_CLAIMS, MUTABLE_IDENTITY, OPEN_SOURCE, UNREACHABLE_ROLE, WIDE_PATTERN};
 pub use schema::{schema, token_type};
 

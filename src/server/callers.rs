@@ -1,6 +1,6 @@
 //! Who vouches for callers' tokens: the authenticator of the moment, replaced when the configured issuers change.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -17,6 +17,12 @@ use crate::{
     },
 };
 
+/// An authenticator that is ready to be the one of the moment.
+pub(super) struct Prepared {
+    authenticator: Authenticator,
+    issuers: Vec<IssuerConfig>,
+}
+
 /// The authenticator of the moment.
 pub(super) struct Callers {
     current: ArcSwap<Authenticator>,
@@ -29,15 +35,26 @@ impl Callers {
         Ok(Self { current: ArcSwap::from_pointee(authenticator), issuers: Mutex::new(issuers) })
     }
 
-    /// Takes other issuers. Those that did not change keep their fetched keys only when none changed: a new verifier fetches anew.
-    pub(super) fn replace(&self, issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<()> {
-        let mut current = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
-        if *current == issuers {
-            return Ok(());
+    /// Who would vouch under other issuers; none when they are the same. Those that did not change keep their fetched keys only when
+    /// none changed: a new verifier fetches anew.
+    pub(super) fn prepare(&self, issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<Option<Prepared>> {
+        if *self.issuers() == issuers {
+            return Ok(None);
         }
-        self.current.store(Arc::new(authenticator(issuers.clone(), now)?));
-        *current = issuers;
-        Ok(())
+        Ok(Some(Prepared { authenticator: authenticator(issuers.clone(), now)?, issuers }))
+    }
+
+    /// Takes what was prepared.
+    pub(super) fn replace(&self, prepared: Option<Prepared>) {
+        if let Some(Prepared { authenticator, issuers }) = prepared {
+            let mut current = self.issuers();
+            self.current.store(Arc::new(authenticator));
+            *current = issuers;
+        }
+    }
+
+    fn issuers(&self) -> MutexGuard<'_, Vec<IssuerConfig>> {
+        self.issuers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`Authenticator::proof`].

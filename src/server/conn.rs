@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::model::identity::PeerCertificate;
+use crate::model::{error::Result, identity::PeerCertificate};
 
 /// What the handlers learn of a connection.
 #[derive(Clone)]
@@ -38,6 +38,8 @@ pub(super) struct Conn {
     info: ConnInfo,
     /// Resolves when the connection must end; none for a client without a certificate.
     cut: Option<oneshot::Receiver<()>>,
+    /// It was cut.
+    ended: bool,
     place: Option<(Arc<Registry>, u64)>,
     _permit: OwnedSemaphorePermit,
 }
@@ -45,14 +47,19 @@ pub(super) struct Conn {
 impl Conn {
     pub(super) fn new(tls: TlsStream<TcpStream>, info: ConnInfo, registry: &Arc<Registry>, permit: OwnedSemaphorePermit) -> Self {
         let chain = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-        let (place, cut) = chain.map(|chain| registry.enter(chain)).unzip();
+        let (place, cut) = chain.zip(info.peer.clone()).map(|(chain, peer)| registry.enter(chain, peer)).unzip();
         let place = place.map(|id| (registry.clone(), id));
-        Self { tls, info, cut, place, _permit: permit }
+        Self { tls, info, cut, ended: false, place, _permit: permit }
     }
 
+    /// Asked before reading and before writing: a peer that does not read what it is sent must not put off its end.
     fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
         // A dropped sender cuts as well: the registry forgets a connection only when it must end.
-        self.cut.as_mut().is_some_and(|cut| Pin::new(cut).poll(cx).is_ready())
+        if self.cut.as_mut().is_some_and(|cut| Pin::new(cut).poll(cx).is_ready()) {
+            self.cut = None;
+            self.ended = true;
+        }
+        self.ended
     }
 }
 
@@ -78,7 +85,6 @@ fn cut_off() -> io::Error {
 impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.is_cut(cx) {
-            self.cut = None;
             return Poll::Ready(Err(cut_off()));
         }
         Pin::new(&mut self.tls).poll_read(cx, buf)
@@ -87,6 +93,9 @@ impl AsyncRead for Conn {
 
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_cut(cx) {
+            return Poll::Ready(Err(cut_off()));
+        }
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -99,6 +108,9 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.is_cut(cx) {
+            return Poll::Ready(Err(cut_off()));
+        }
         Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
     }
 
@@ -109,8 +121,15 @@ impl AsyncWrite for Conn {
 
 type Chain = Vec<CertificateDer<'static>>;
 
-/// By connection: its chain, and the sender whose end cuts it.
-type Live = HashMap<u64, (Arc<Chain>, oneshot::Sender<()>)>;
+/// Whom a connection's requests are taken to come from, and the chain that said so.
+#[derive(Clone)]
+struct Shown {
+    chain: Arc<Chain>,
+    peer: Arc<PeerCertificate>,
+}
+
+/// By connection: who it is, and the sender whose end cuts it.
+type Live = HashMap<u64, (Shown, oneshot::Sender<()>)>;
 
 /// The live connections of clients with certificates.
 #[derive(Default)]
@@ -120,10 +139,10 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    fn enter(&self, chain: Chain) -> (u64, oneshot::Receiver<()>) {
+    fn enter(&self, chain: Chain, peer: Arc<PeerCertificate>) -> (u64, oneshot::Receiver<()>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.lock().insert(id, (Arc::new(chain), sender));
+        self.lock().insert(id, (Shown { chain: Arc::new(chain), peer }, sender));
         (id, receiver)
     }
 
@@ -131,10 +150,12 @@ impl Registry {
         self.lock().remove(&id);
     }
 
-    /// Cuts every connection whose chain `trusted` no longer accepts. Answers how many.
-    pub(super) fn cut_unless(&self, trusted: impl Fn(&[CertificateDer<'_>]) -> bool) -> usize {
-        let live: Vec<(u64, Arc<Chain>)> = self.lock().iter().map(|(id, (chain, _))| (*id, chain.clone())).collect();
-        let lost: Vec<u64> = live.iter().filter(|(_, chain)| !trusted(chain)).map(|(id, _)| *id).collect();
+    /// Cuts every connection whose chain no longer means the caller that it meant at its handshake: it is not trusted any more, or it
+    /// is another's by now (a CA that moved to another trust domain, another mapping). Answers how many.
+    pub(super) fn cut_unless_same(&self, identify: impl Fn(&[CertificateDer<'_>]) -> Result<PeerCertificate>) -> usize {
+        let live: Vec<(u64, Shown)> = self.lock().iter().map(|(id, (shown, _))| (*id, shown.clone())).collect();
+        let same = |shown: &Shown| identify(&shown.chain).is_ok_and(|peer| peer == *shown.peer);
+        let lost: Vec<u64> = live.iter().filter(|(_, shown)| !same(shown)).map(|(id, _)| *id).collect();
         let mut live = self.lock();
         // Dropping the sender is what cuts.
         lost.iter().filter(|id| live.remove(*id).is_some()).count()
@@ -142,5 +163,40 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        error::Error,
+        identity::{CertificateIdentity, Subject},
+    };
+
+    fn peer(trust_domain: &str) -> PeerCertificate {
+        let id = format!("spiffe://{trust_domain}/a");
+        PeerCertificate {
+            trust_domain: trust_domain.parse().unwrap(),
+            identity: CertificateIdentity::Spiffe,
+            subject: Subject::try_from(id.clone()).unwrap(),
+            id,
+            serial: "0a".to_owned(),
+            fingerprint: "00".repeat(32),
+            not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_connection_ends_when_its_chain_is_refused_or_means_another_caller() {
+        let registry = Registry::default();
+        let (_, mut cut) = registry.enter(vec![], Arc::new(peer("a")));
+        let mut is_cut = || cut.try_recv() != Err(oneshot::error::TryRecvError::Empty);
+        assert_eq!(registry.cut_unless_same(|_| Ok(peer("a"))), 0);
+        assert!(!is_cut());
+        assert_eq!(registry.cut_unless_same(|_| Ok(peer("b"))), 1, "it would go on as a caller that it no longer is");
+        assert!(is_cut());
+        let (_, _cut) = registry.enter(vec![], Arc::new(peer("a")));
+        assert_eq!(registry.cut_unless_same(|_| Err(Error::internal("revoked"))), 1);
     }
 }

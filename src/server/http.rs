@@ -16,7 +16,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 
 use super::ready::Readiness;
 use crate::vend::Vend;
@@ -26,6 +29,9 @@ const MAX_CONNECTIONS: usize = 1024;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may last: time for a large CRL over a slow line, and no place for ever for a client that does not read.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The largest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -105,6 +111,19 @@ fn pem(label: &str, der: &[u8]) -> String {
     text
 }
 
+/// Answers one connection, for `max_age` at most.
+fn answer(tcp: TcpStream, app: Router, max_age: Duration, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(app));
+    let watched = graceful.watch(connection);
+    async move {
+        let _gone_or_too_old = tokio::time::timeout(max_age, watched).await;
+    }
+}
+
 /// Serves until `shutdown` resolves.
 pub(super) async fn serve(listener: TcpListener, public: Arc<Public>, shutdown: impl Future<Output = ()>) {
     let app = router(public);
@@ -125,18 +144,31 @@ pub(super) async fn serve(listener: TcpListener, public: Arc<Public>, shutdown: 
                 continue;
             }
         };
-        let service = TowerToHyperService::new(app.clone());
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(tcp), service);
-        let watched = graceful.watch(connection);
+        let connection = answer(tcp, app.clone(), MAX_AGE, &graceful);
         tokio::spawn(async move {
-            let _client_gone = watched.await;
+            connection.await;
             drop(permit);
         });
     }
     drop(listener);
     let _in_time = tokio::time::timeout(Duration::from_secs(2), graceful.shutdown()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_loses_its_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        // More than the sockets of both sides hold.
+        let app = Router::new().route("/", get(|| async { vec![0_u8; 64 << 20] }));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let served = answer(tcp, app, Duration::from_millis(200), &GracefulShutdown::new());
+        tokio::time::timeout(Duration::from_secs(10), served).await.expect("it holds its place for ever");
+    }
 }

@@ -2,9 +2,10 @@
 //! A broken one leaves the old one in force and says so.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,8 +26,8 @@ use crate::{
 /// How often the files are looked at. A look reads their metadata, not their content.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What tells a changed file from an unchanged one.
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+/// What tells a changed file from an unchanged one: its inode, when that was changed (which nobody can set), its length.
+type Stamp = Vec<Option<(u64, i64, i64, u64)>>;
 
 /// Reloads on SIGHUP and when a watched file changed.
 pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<PathBuf>) {
@@ -54,7 +55,7 @@ pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<Pat
             Ok(files) if files == watched => {}
             Ok(files) => {
                 watched = files;
-                seen = stamp(&watched);
+                seen = Stamp::new();
             }
             Err(faults) => {
                 metrics::gauge!("daypass_config_in_force").set(0.0);
@@ -89,14 +90,16 @@ fn apply(parts: &Parts, config: Config) -> Result<()> {
     if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
         return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
     }
+    let shown = parts.edge.prepare(&config.certificate, &config.key)?;
+    let callers = parts.authn.prepare(config.issuers, parts.vend.now())?;
     parts.trust.replace(config.trust_domains)?;
-    parts.edge.show(&config.certificate, &config.key)?;
-    parts.authn.replace(config.issuers, parts.vend.now())?;
+    parts.edge.show(shown);
+    parts.authn.replace(callers);
     parts.vend.replace_rules(config.rules);
     Ok(())
 }
 
 fn stamp(files: &[PathBuf]) -> Stamp {
-    let one = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
+    let one = |path: &PathBuf| std::fs::metadata(path).ok().map(|meta| (meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len()));
     files.iter().map(one).collect()
 }

@@ -67,6 +67,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let http_listener = listen(config.http, "http").await?;
     let (stop, shutdown) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
+    let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
     let readiness = Arc::new(Readiness::new(vend.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());

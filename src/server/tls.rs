@@ -38,10 +38,14 @@ impl TlsEdge {
         self.config.load_full()
     }
 
+    /// What shows another certificate, once it is given to [`TlsEdge::show`].
+    pub(super) fn prepare(&self, certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>> {
+        server_config(self.verifier.clone(), identity(certificate, key)?)
+    }
+
     /// Shows another certificate from the next handshake on.
-    pub(super) fn show(&self, certificate: &[u8], key: &[u8]) -> Result<()> {
-        self.config.store(server_config(self.verifier.clone(), identity(certificate, key)?)?);
-        Ok(())
+    pub(super) fn show(&self, prepared: Arc<ServerConfig>) {
+        self.config.store(prepared);
     }
 
     /// Trusts other clients from now on; live connections are looked at again by who watches [`ClientVerifier::version`].

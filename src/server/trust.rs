@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,31 +22,41 @@ type Domains = Vec<(TrustDomainConfig, Vec<CaName>)>;
 /// The sources of trust.
 pub(super) struct Trust {
     edge: Arc<TlsEdge>,
-    domains: Mutex<Domains>,
-    own_crls: Mutex<BTreeMap<CaName, Vec<u8>>>,
+    /// One lock for both: what the edge trusts is made of both, and a reload meets a new CRL at any moment.
+    sources: Mutex<Sources>,
+}
+
+struct Sources {
+    domains: Domains,
+    /// Of every CA of ours, also of one that no trust domain names yet: a reload may name it.
+    own_crls: BTreeMap<CaName, Vec<u8>>,
 }
 
 impl Trust {
     pub(super) fn new(edge: Arc<TlsEdge>, domains: Domains) -> Self {
-        Self { edge, domains: Mutex::new(domains), own_crls: Mutex::default() }
+        Self { edge, sources: Mutex::new(Sources { domains, own_crls: BTreeMap::new() }) }
     }
 
     /// Trusts other domains from now on.
     pub(super) fn replace(&self, domains: Domains) -> Result<()> {
-        let own_crls = self.own_crls.lock().unwrap_or_else(PoisonError::into_inner);
-        self.edge.trust(&domains, &own_crls)?;
-        *self.domains.lock().unwrap_or_else(PoisonError::into_inner) = domains;
+        let mut sources = self.sources();
+        self.edge.trust(&domains, &sources.own_crls)?;
+        sources.domains = domains;
         Ok(())
     }
 
     fn crl_published(&self, ca: &CaName, der: Vec<u8>) -> Result<()> {
-        let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
-        if !domains.iter().any(|(_, own)| own.contains(ca)) {
+        let mut sources = self.sources();
+        sources.own_crls.insert(ca.clone(), der);
+        if !sources.domains.iter().any(|(_, own)| own.contains(ca)) {
             return Ok(());
         }
-        let mut own_crls = self.own_crls.lock().unwrap_or_else(PoisonError::into_inner);
-        own_crls.insert(ca.clone(), der);
-        self.edge.trust(&domains, &own_crls)
+        self.edge.trust(&sources.domains, &sources.own_crls)
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        // Each change under the lock is one assignment, after what can fail.
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,11 +87,103 @@ pub(super) async fn cut_untrusted(edge: Arc<TlsEdge>, registry: Arc<Registry>, v
             changed = version.changed() => if changed.is_err() { return },
         }
         let (edge, registry, now) = (edge.clone(), registry.clone(), vend.now());
-        let cut = tokio::task::spawn_blocking(move || registry.cut_unless(|chain| edge.identify(chain, now).is_ok())).await;
+        let cut = tokio::task::spawn_blocking(move || registry.cut_unless_same(|chain| edge.identify(chain, now))).await;
         let cut = cut.unwrap_or_default();
         if cut > 0 {
             tracing::info!(cut, "connections of clients that are no longer trusted were ended");
             metrics::counter!("daypass_connections_cut_total").increment(cut as u64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+    use super::*;
+    use crate::{
+        clock::{Clock, SystemClock},
+        issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, bootstrap, plan::San},
+        model::{SignedDuration, error::Code, identity::CertificateIdentity, lease::RevokedSerial},
+    };
+
+    struct World {
+        edge: Arc<TlsEdge>,
+        domains: Domains,
+        ca: CaName,
+        client: Vec<CertificateDer<'static>>,
+        /// Our CRL that names the client.
+        crl: Vec<u8>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (now, day) = (SystemClock.now(), SignedDuration::from_hours(24));
+            let root = bootstrap::create_root("Root", now, day * 30).unwrap();
+            let issuing = bootstrap::create_issuing(&root, "Issuing", None, now, day * 20).unwrap();
+            let ca: CaName = "issuing".parse().unwrap();
+            let config = CaConfig {
+                name: ca.clone(),
+                chain_pem: issuing.certificate_pem.clone().into_bytes(),
+                root_pem: root.certificate_pem.clone().into_bytes(),
+                key: bootstrap::file_key(&issuing).unwrap(),
+                crl_url: "http://127.0.0.1/crl/issuing.crl".to_owned(),
+                crl_life: DEFAULT_CRL_LIFE,
+            };
+            let authority = Authority::load(config, now).unwrap();
+            let server = bootstrap::create_server_certificate(&authority, vec![San::Dns("localhost".to_owned())], now, day).unwrap();
+            let client = bootstrap::create_client_certificate(&authority, "spiffe://dev/vendor", now, day).unwrap();
+            let client: Vec<_> =
+                CertificateDer::pem_slice_iter(client.chain_pem.as_bytes()).collect::<std::result::Result<_, _>>().unwrap();
+            let domain = TrustDomainConfig::new(
+                "dev".parse().unwrap(),
+                root.certificate_pem.clone().into_bytes(),
+                Vec::new(),
+                false,
+                CertificateIdentity::Spiffe,
+            );
+            let domains = vec![(domain, vec![ca.clone()])];
+            let edge = TlsEdge::new(&domains, server.chain_pem.as_bytes(), server.key_pem.as_bytes(), Arc::new(SystemClock)).unwrap();
+            let serial = edge.identify(&client, now).unwrap().serial;
+            let revoked = RevokedSerial { serial, revoked_at: now, not_after: now + day };
+            let crl = authority.sign_crl(1, &[revoked], now).unwrap().der;
+            Self { edge: Arc::new(edge), domains, ca, client, crl }
+        }
+
+        fn code(&self) -> Option<Code> {
+            self.edge.identify(&self.client, SystemClock.now()).err().map(|error| error.code())
+        }
+    }
+
+    #[test]
+    fn a_reload_and_a_new_crl_never_wait_for_each_other() {
+        let world = World::new();
+        let trust = Arc::new(Trust::new(world.edge.clone(), world.domains.clone()));
+        let (done, finished) = std::sync::mpsc::channel();
+        let (reloading, domains, reloaded) = (trust.clone(), world.domains.clone(), done.clone());
+        std::thread::spawn(move || {
+            (0..300).for_each(|_| reloading.replace(domains.clone()).unwrap());
+            reloaded.send(()).unwrap();
+        });
+        let (ca, crl) = (world.ca.clone(), world.crl.clone());
+        std::thread::spawn(move || {
+            (0..300).for_each(|_| trust.crl_published(&ca, crl.clone()).unwrap());
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            finished.recv_timeout(Duration::from_secs(60)).expect("one waits for the other, for ever");
+        }
+        assert_eq!(world.code(), Some(Code::CertificateRevoked));
+    }
+
+    #[test]
+    fn a_trust_domain_that_a_reload_binds_to_our_ca_sees_the_crl_from_before() {
+        let world = World::new();
+        let unbound: Domains = world.domains.iter().map(|(domain, _)| (domain.clone(), Vec::new())).collect();
+        let trust = Trust::new(world.edge.clone(), unbound);
+        trust.crl_published(&world.ca, world.crl.clone()).unwrap();
+        assert_eq!(world.code(), None, "no trust domain listens to our CRL");
+        trust.replace(world.domains.clone()).unwrap();
+        assert_eq!(world.code(), Some(Code::CertificateRevoked));
     }
 }

@@ -80,6 +80,11 @@ impl CrlDesk {
         }
     }
 
+    /// Whether we sign for this CA.
+    pub(super) fn is_ours(&self, ca: &CaName) -> bool {
+        self.slots.contains_key(ca)
+    }
+
     fn slot(&self, ca: &CaName) -> Result<&Slot> {
         // A lease whose CA was removed from the configuration: nobody can sign its CRL here.
         self.slots
@@ -110,7 +115,8 @@ impl Vend {
         let ticket = slot.wanted.load(Ordering::Acquire);
         let now = self.clock.now();
         let current = slot.published.borrow().clone();
-        let fresh = current.is_some_and(|crl| now < refresh_at(&crl));
+        // One from the future was made before the clock was set back: it may lack what had expired by that time only.
+        let fresh = current.is_some_and(|crl| crl.this_update <= now && now < refresh_at(&crl));
         let waited_for = ticket > *slot.served.borrow();
         if fresh && !waited_for && self.store.revocation_revision(ca).await? == self.published_revision(ca) {
             return Ok(false);

@@ -60,7 +60,7 @@ impl Vend {
 
         // 3. Make it durable: the lease, then the record. Replays, caps and repeated requests are settled inside the one step.
         let (lease, credential) = new_lease(&grant, minted, now);
-        match self.store.put(&conditions(&grant, &lease, request.request_id.as_ref())).await {
+        match self.store.put(&conditions(&grant, &lease, &request)).await {
             Ok(Put::Stored) => {}
             Ok(Put::Existing(earlier)) => return self.issue_again(call, &rules, &grant, &request, *earlier, now).await,
             Ok(refused) => return Err(self.ended(call, about(), refusal(&refused, &grant), now).await),
@@ -131,12 +131,15 @@ fn new_lease(grant: &Grant, minted: Minted, now: Timestamp) -> (Lease, Credentia
     (lease, minted.credential)
 }
 
-fn conditions(grant: &Grant, lease: &Lease, request_id: Option<&RequestId>) -> NewLease {
+fn conditions(grant: &Grant, lease: &Lease, request: &IssueRequest) -> NewLease {
     let identity = grant.identity();
+    let request_id = request.request_id.as_ref();
+    // The id alone would let the token serve again, for any key, once the lease that it gave has ended.
+    let same = request_id.map(|id| digest([b"issue", id.as_str().as_bytes(), request.input.bytes()]));
     NewLease {
         lease: lease.clone(),
         request_key: request_id.map(|id| request_key(identity, id)),
-        token_use: token_use(identity, &lease.role, request_id.map(|id| id.as_str().as_bytes())),
+        token_use: token_use(identity, &lease.role, same.as_ref().map(<[u8; 16]>::as_slice)),
         tenant_cap: grant.tenant().max_live_leases,
         caller_cap: grant.tenant().max_live_leases_per_caller,
     }

@@ -16,7 +16,7 @@ use crate::{
         lease::{Lease, LeaseFilter, LeaseId},
         name::{CaName, RoleName, TenantName},
     },
-    policy::{Denial, Explanation, LeaseAction},
+    policy::{Denial, Explanation, LeaseAction, NO_SUCH_LEASE},
     store::Page,
 };
 
@@ -41,7 +41,7 @@ pub struct PublicCa {
 }
 
 pub(super) fn not_found() -> Error {
-    Error::new(Code::LeaseNotFound, "there is no such lease, or you may not see it; `daypass lease list` shows those that you may")
+    Error::new(Code::LeaseNotFound, NO_SUCH_LEASE)
 }
 
 impl Vend {

@@ -3,7 +3,14 @@
 //! The order is what makes a revocation that was acknowledged impossible to lose: it is in the audit log before the store
 //! changes, and a lease that a crash leaves `revoking` is due at once for the sweep, which ends it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
@@ -28,6 +35,9 @@ pub const MAX_REASON: usize = 256;
 
 /// Leases that are revoked in one go: one group in the audit log, one step at the store, one CRL.
 const BATCH: usize = 1000;
+
+/// How long the first step that finds its reader slow waits for it; after that steps are missed, and the revocation goes on.
+pub const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One step of a revocation of many.
 #[derive(Debug)]
@@ -109,7 +119,8 @@ impl Vend {
         reason: &str,
         steps: &mpsc::Sender<Result<RevokeStep>>,
     ) -> Result<()> {
-        let tell = |step| async { drop(steps.send(Ok(step)).await) };
+        let teller = Teller { steps, listens: true.into() };
+        let tell = |step| teller.tell(step);
         let (count, denied) = self.count_revocable(call, filter).await?;
         self.record(vec![self.matching_begun(call, filter, dry_run, (count, denied))]).await?;
         tell(RevokeStep::Matched { count, denied }).await;
@@ -184,11 +195,14 @@ impl Vend {
     fn matching_begun(&self, call: &Call, filter: &LeaseFilter, dry_run: bool, (count, denied): (u64, u64)) -> Event {
         let mut event = super::record::event_of(call, crate::model::event::Outcome::Done, self.clock.now());
         event.role = filter.role.clone();
-        event.tenant = filter.tenant.clone().or(event.tenant);
+        // Of the caller's own tenant, whatever it asks for: else anybody could write into the record that another tenant reads.
         event.detail.push(format!(
             "{} {count} matching leases, {denied} more may not be revoked by the caller",
             if dry_run { "counted" } else { "revoking" }
         ));
+        if let Some(tenant) = &filter.tenant {
+            event.detail.push(format!("tenant {tenant}"));
+        }
         if let Some(subject) = &filter.subject {
             event.detail.push(format!("subject {subject}"));
         }
@@ -215,14 +229,14 @@ impl Vend {
                 break;
             }
             if round == 2 {
-                let busy = |id| (id, Err(Error::new(Code::LeaseState, "the lease keeps changing; revoke it again")));
-                outcomes.extend(conflicts.into_iter().map(busy));
+                let busy = Error::new(Code::LeaseState, "the lease keeps changing; its revocation is on record and on its way");
+                self.leave_open(conflicts, &busy, &mut outcomes);
                 break;
             }
             match self.store.get(&conflicts).await {
                 Ok(found) => todo = found.into_iter().flatten().collect(),
                 Err(error) => {
-                    outcomes.extend(conflicts.into_iter().map(|id| (id, Err(error.clone()))));
+                    self.leave_open(conflicts, &error, &mut outcomes);
                     break;
                 }
             }
@@ -259,10 +273,7 @@ impl Vend {
             Err(unrecorded) => {
                 // The record may yet stand (its write was under way), and who asked for it may: it is carried out as soon as the log
                 // can be written, which errs on the safe side.
-                for lease in begun {
-                    self.open.abandon(lease.id);
-                    outcomes.push((lease.id, Err(unrecorded.clone())));
-                }
+                self.leave_open(begun.iter().map(|lease| lease.id), &unrecorded, outcomes);
                 return Vec::new();
             }
         };
@@ -280,12 +291,17 @@ impl Vend {
             }
             Err(error) => {
                 // It is on record, so it will be done: the pass that closes what is open takes it up.
-                for lease in begun {
-                    self.open.abandon(lease.id);
-                    outcomes.push((lease.id, Err(error.clone())));
-                }
+                self.leave_open(begun.iter().map(|lease| lease.id), &error, outcomes);
                 Vec::new()
             }
+        }
+    }
+
+    /// What is on record, or may be, will be done: the pass that closes what is open takes it up.
+    fn leave_open(&self, ids: impl IntoIterator<Item = LeaseId>, error: &Error, outcomes: &mut Vec<(LeaseId, Result<Lease>)>) {
+        for id in ids {
+            self.open.abandon(id);
+            outcomes.push((id, Err(error.clone())));
         }
     }
 
@@ -309,7 +325,13 @@ impl Vend {
     async fn withdraw(&self, ca: &CaName, leases: &[Lease]) -> Result<Vec<Lease>> {
         let serials: Vec<RevokedSerial> = leases.iter().flat_map(revoked_serials).collect();
         self.store.add_revoked(ca, &serials).await?;
-        self.crls.publish(ca).await?;
+        if self.crls.is_ours(ca) {
+            self.crls.publish(ca).await?;
+        } else {
+            // Its CA was removed: nobody can sign its CRL here. The revocation ends, and `live_until` says that the certificate lives to its
+            // end; left open it would be due for ever, and keep the sweep from what else is due.
+            tracing::warn!(%ca, leases = leases.len(), "revoked, but the CA is not configured any more: no CRL will say so");
+        }
         let finish = |lease: &Lease| {
             let live_until = self.crl_live_until(ca, lease.revoked_at.unwrap_or(lease.issued_at));
             lease.apply(Change::FinishRevoke { live_until }).map_err(|illegal| super::defect(&illegal.to_string()))
@@ -322,17 +344,33 @@ impl Vend {
 
     /// Ends revocations that a crash or an outage left open.
     pub(super) async fn finish_revocations(&self, revoking: Vec<Lease>, now: Timestamp) -> Result<usize> {
-        let outcomes = self.carry_out(revoking).await;
-        let mut events = Vec::new();
-        for (_, outcome) in &outcomes {
+        let (mut events, mut failed) = (Vec::new(), None);
+        for (_, outcome) in self.carry_out(revoking).await {
             match outcome {
-                Ok(lease) => events.push(Event { lease: Some(lease.clone()), ..event_of_pass("sweep/revoke", lease, now) }),
-                Err(error) => return Err(error.clone()),
+                Ok(lease) => events.push(Event { lease: Some(lease.clone()), ..event_of_pass("sweep/revoke", &lease, now) }),
+                Err(error) => failed = Some(error),
             }
         }
         let finished = events.len();
         self.record(events).await?;
-        Ok(finished)
+        // One CA that cannot sign takes nothing from the record of the others.
+        failed.map_or(Ok(finished), Err)
+    }
+}
+
+/// Tells how far a revocation of many is. Who does not read must not hold up what it asked for.
+struct Teller<'a> {
+    steps: &'a mpsc::Sender<Result<RevokeStep>>,
+    listens: AtomicBool,
+}
+
+impl Teller<'_> {
+    /// Waits for a slow reader once, and from then on for nobody.
+    async fn tell(&self, step: RevokeStep) {
+        let patience = if self.listens.load(Ordering::Relaxed) { TELL_TIMEOUT } else { Duration::ZERO };
+        if self.steps.send_timeout(Ok(step), patience).await.is_err() {
+            self.listens.store(false, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What every method does before and after its own work: call id, authentication, rate limits, metrics, error mapping.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
@@ -66,6 +66,11 @@ impl Limiters {
         }
     }
 
+    /// Counts a failed authentication; whether its address has had more than it may.
+    fn too_many_failures(&self, address: IpAddr) -> bool {
+        self.failed_logins.check_key(&network(address)).is_err()
+    }
+
     fn admit(&self, identity: &Identity) -> Result<(), (Error, bool)> {
         let key: Arc<str> = format!("{}\n{}", identity.tenant, identity.subject()).into();
         self.callers.check_key(&key).map_err(|_| {
@@ -117,15 +122,15 @@ impl Edge {
                     Err((error, false)) => Err(error),
                 }
             }
-            Err(error) => {
-                if let Some(address) = address
-                    && error.code().is_refusal()
-                    && self.limiters.failed_logins.check_key(&address).is_err()
-                {
-                    return Err(Error::new(Code::RateLimited, "too many failed authentications from your address; wait a minute"));
+            Err(error) => match address.is_some_and(|address| self.limiters.too_many_failures(address)) {
+                true if error.code().is_refusal() => {
+                    Err(Error::new(Code::RateLimited, "too many failed authentications from your address; wait a minute"))
                 }
-                Err(self.vend.unauthenticated(&origin, error).await)
-            }
+                // Our fault, and yet anybody can bring it about (with a token of an issuer whose keys cannot be had): told as it is, but not
+                // recorded without bound.
+                true => Err(error),
+                false => Err(self.vend.unauthenticated(&origin, error).await),
+            },
         }
     }
 
@@ -155,6 +160,15 @@ pub(super) async fn unbroken<T: Send + 'static>(
         }
     });
     receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
+}
+
+/// What one stranger has as its own: an address, or the 64 bits of an IPv6 network (RFC 4291 section 2.5.1), in which it may take
+/// any address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
 }
 
 /// Where a request comes from.
@@ -189,4 +203,21 @@ pub(super) fn with_call_id<U>(answer: Result<U, Status>, call_id: &str) -> Resul
 
 fn too_late() -> Error {
     Error::new(Code::DeadlineExceeded, "the request took too long; try again with the same request id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_for_each_network() {
+        let limits = Limits { failed_logins_per_address_per_minute: 3, ..Limits::default() };
+        let limiters = Limiters::new(&limits);
+        let fail = |address: &str| limiters.too_many_failures(address.parse().unwrap());
+        let own = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8::4"];
+        assert_eq!(own.map(fail), [false, false, false, true], "all of one /64 are one");
+        assert!(!fail("2001:db8:0:1::1"));
+        assert_eq!(["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1"].map(fail), [false, false, false, true]);
+        assert!(!fail("192.0.2.2"));
+    }
 }

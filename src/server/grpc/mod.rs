@@ -36,13 +36,17 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Streams that may be reset for a protocol error of the peer before the connection is closed.
 const LOCAL_RESETS: usize = 64;
 
+/// The largest message to the services that anybody may ask, reflection and health, in bytes: a name.
+pub(super) const MAX_PUBLIC_MESSAGE: usize = 4 * 1024;
+
 /// Every service, and the health reporter that says whether they serve.
 fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Result<Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .map_err(Error::internal)?;
+        .map_err(Error::internal)?
+        .max_decoding_message_size(MAX_PUBLIC_MESSAGE);
     let bytes = limits.message_bytes;
     let credential = CredentialServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
     let lease = LeaseServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);

@@ -12,7 +12,7 @@ use daypass::{
         Timestamp,
         error::{Code, Error, Result},
         event::Event,
-        lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+        lease::{Change, Lease, LeaseFilter, LeaseId, RevokedSerial},
         name::{CaName, TenantName},
     },
     store::{LeaseStore, NewLease, Page, Put, Stats, Swap, TokenUseKey},
@@ -30,6 +30,7 @@ struct State {
     planned: Option<(&'static str, usize, When)>,
     forever: bool,
     calls: HashMap<&'static str, usize>,
+    races: usize,
 }
 
 /// Which call fails.
@@ -45,6 +46,18 @@ impl Faults {
     /// From now on every call of `operation` fails.
     pub fn plan_forever(&self, operation: &'static str, when: When) {
         *self.0.lock().unwrap() = State { planned: Some((operation, 0, when)), forever: true, ..State::default() };
+    }
+
+    /// Before each of the next `count` swaps somebody else changes the leases.
+    pub fn race(&self, count: usize) {
+        self.0.lock().unwrap().races = count;
+    }
+
+    fn loses_race(&self) -> bool {
+        let mut state = self.0.lock().unwrap();
+        let lost = state.races > 0;
+        state.races = state.races.saturating_sub(1);
+        lost
     }
 
     /// Nothing fails any more. Answers how often each operation was called since the plan.
@@ -94,6 +107,14 @@ impl LeaseStore for FaultyStore {
         self.1.store("list", self.0.list(filter, after, limit)).await
     }
     async fn swap(&self, leases: &[Lease]) -> Result<Vec<Swap>> {
+        if self.1.loses_race() {
+            let ids: Vec<LeaseId> = leases.iter().map(|lease| lease.id).collect();
+            let renewed = self.0.get(&ids).await?.into_iter().flatten().map(|lease| {
+                let change = Change::Renew { expires_at: lease.expires_at, handle: lease.handle.clone() };
+                lease.apply(change).unwrap()
+            });
+            self.0.swap(&renewed.collect::<Vec<_>>()).await?;
+        }
         self.1.store("swap", self.0.swap(leases)).await
     }
     async fn restore(&self, leases: &[Lease]) -> Result<usize> {

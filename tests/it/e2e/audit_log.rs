@@ -21,7 +21,11 @@ fn new_record(world: &World, before: usize, method: &str) -> Value {
 #[track_caller]
 fn said_by(record: &Value, subject: &str, tenant: &str, outcome: &str) {
     assert!(record["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{record}");
-    assert_eq!((&record["actor"]["subject"], &record["tenant"], &record["outcome"]), (&json!(subject), &json!(tenant), &json!(outcome)), "{record}");
+    assert_eq!(
+        (&record["actor"]["subject"], &record["tenant"], &record["outcome"]),
+        (&json!(subject), &json!(tenant), &json!(outcome)),
+        "{record}"
+    );
     assert_eq!((&record["peer_address"], record["call_id"].as_str().map(str::len)), (&json!("127.0.0.1"), Some(32)), "{record}");
 }
 
@@ -64,7 +68,10 @@ fn every_action_leaves_its_record() {
     let before = count();
     world.cli(&operator, ["lease", "revoke", "--role", "web", "--yes", "-o", "json"]).json();
     let records = &world.records()[before..];
-    assert!(records.iter().any(|record| record["detail"][0].as_str().is_some_and(|text| text.starts_with("revoking 1 matching"))), "{records:?}");
+    assert!(
+        records.iter().any(|record| record["detail"][0].as_str().is_some_and(|text| text.starts_with("revoking 1 matching"))),
+        "{records:?}"
+    );
     assert!(records.iter().any(|record| record["lease_id"] == json!(own)), "{records:?}");
 
     let before = count();
@@ -106,11 +113,16 @@ fn every_refusal_leaves_its_record_with_the_reason() {
 
     // Who could not say who it is.
     let now = token::now();
-    for (changes, reason) in [(json!({"exp": now - 60, "iat": now - 90, "nbf": now - 90}), "TOKEN_EXPIRED"), (json!({"aud": "other"}), "TOKEN_AUDIENCE")] {
+    for (changes, reason) in
+        [(json!({"exp": now - 60, "iat": now - 90, "nbf": now - 90}), "TOKEN_EXPIRED"), (json!({"aud": "other"}), "TOKEN_AUDIENCE")]
+    {
         let before = world.records().len();
         assert_eq!(world.cli(&Caller::token(token::mint(&world, changes)), ["issue", "web"]).code, 3);
         let record = new_record(&world, before, "CredentialService/Issue");
-        assert_eq!((&record["outcome"], &record["reason"], &record["peer_address"]), (&json!("denied"), &json!(reason), &json!("127.0.0.1")));
+        assert_eq!(
+            (&record["outcome"], &record["reason"], &record["peer_address"]),
+            (&json!("denied"), &json!(reason), &json!("127.0.0.1"))
+        );
         assert_eq!(record.get("actor"), None);
     }
     let job = world.job();

@@ -61,7 +61,8 @@ fn provoke(world: &World) -> (Canaries, String) {
         said
     };
     let garbage = format!("canary-{}", URL_SAFE_NO_PAD.encode(daypass::clock::random::<24>()));
-    let mut tokens = vec![("a good token", token::mint(world, json!({})), 0), ("an expired token", token::mint(world, json!({"exp": 1000})), 3)];
+    let mut tokens =
+        vec![("a good token", token::mint(world, json!({})), 0), ("an expired token", token::mint(world, json!({"exp": 1000})), 3)];
     tokens.push(("a token for another audience", token::mint(world, json!({"aud": "x"})), 3));
     tokens.push(("a token of no tenant", token::mint(world, json!({"repository_id": "0"})), 4));
     tokens.push(("a token of nobody", format!("{}.{}.{}", garbage, garbage, garbage), 3));
@@ -86,7 +87,10 @@ fn provoke(world: &World) -> (Canaries, String) {
         say(&world.operator(), &["lease", "revoke", &id]);
     }
     // What `issue` and `renew` print without --out is the client's own key; the server never saw it.
-    let told: String = told.split("-----BEGIN PRIVATE KEY-----").map(|part| part.split_once("-----END PRIVATE KEY-----").map_or(part, |(_, rest)| rest)).collect();
+    let told: String = told
+        .split("-----BEGIN PRIVATE KEY-----")
+        .map(|part| part.split_once("-----END PRIVATE KEY-----").map_or(part, |(_, rest)| rest))
+        .collect();
     (canaries, told)
 }
 

@@ -81,7 +81,12 @@ fn kill_again_and_again(make: impl Fn() -> (World, Option<Redis>) + Sync) {
                 let whole = verify(&world.file("audit")).unwrap();
                 assert!(whole.records as usize >= all.leases.len() + all.revoked().count());
                 // Else nothing was proved.
-                assert!(all.leases.len() > rounds && all.revoked().count() >= rounds / LANES, "{} leases, {} revoked", all.leases.len(), all.revoked().count());
+                assert!(
+                    all.leases.len() > rounds && all.revoked().count() >= rounds / LANES,
+                    "{} leases, {} revoked",
+                    all.leases.len(),
+                    all.revoked().count()
+                );
             });
         }
     });

@@ -117,7 +117,8 @@ fn who_does_not_say_who_it_is_or_cannot_prove_it() {
     let nobody = |args: &[&str]| world.cli(&Caller::nobody(), args);
     refused(nobody, &["issue", "web"], 3, "UNAUTHENTICATED", &["DAYPASS_CERT", "DAYPASS_TOKEN_FILE"]);
     refused(nobody, &["whoami"], 3, "UNAUTHENTICATED", &["DAYPASS_CERT"]);
-    let stranger = crate::support::parts::openssl::Ca::new(world.dir(), "stranger").client("x", &["URI:spiffe://dev.daypass.test/operator"]);
+    let stranger =
+        crate::support::parts::openssl::Ca::new(world.dir(), "stranger").client("x", &["URI:spiffe://dev.daypass.test/operator"]);
     let stranger = Caller::pair(stranger);
     let said = world.cli(&stranger, ["whoami"]);
     assert_eq!(said.code, 3, "{said:?}");

@@ -285,7 +285,8 @@ async fn methods(world: &World) -> BTreeSet<String> {
 #[test]
 fn unknown_callers_are_unknown_to_every_method_of_ours() {
     let world = World::start();
-    for method in block_on(methods(&world)).iter().filter(|method| method.starts_with("daypass.v1.") && !PUBLIC.contains(&method.as_str())) {
+    for method in block_on(methods(&world)).iter().filter(|method| method.starts_with("daypass.v1.") && !PUBLIC.contains(&method.as_str()))
+    {
         for kind in UNKNOWN {
             assert_ne!(expected(method, kind, subjects_of(method)[0]), Code::Ok);
         }

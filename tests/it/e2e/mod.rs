@@ -4,7 +4,7 @@ mod audit_log;
 mod canary;
 mod crash;
 mod denied;
-// mod limits;
+mod limits;
 mod matrix;
 mod outage;
 mod reload;

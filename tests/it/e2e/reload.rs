@@ -13,8 +13,7 @@ use crate::support::parts::{Ran, run, wait_until};
 /// Within this an edit is in force.
 const TAKEN_UP: Duration = Duration::from_secs(3);
 
-const VENDOR_WEB: &str =
-    "@id(\"vendor-web\") permit(principal is Certificate in Tenant::\"acme-scan\", action == Action::\"issue\", resource == Role::\"web\");\n";
+const VENDOR_WEB: &str = "@id(\"vendor-web\") permit(principal is Certificate in Tenant::\"acme-scan\", action == Action::\"issue\", resource == Role::\"web\");\n";
 
 #[test]
 fn an_edited_policy_is_in_force_within_three_seconds() {

@@ -8,7 +8,8 @@ use crate::support::parts::run;
 #[test]
 fn dev_writes_what_it_promises_and_keeps_its_keys_to_itself() {
     let world = World::start();
-    for name in ["daypass.toml", "policy.cedar", "ca.pem", "operator.pem", "operator.key", "vendor.pem", "vendor.key", "job.jwt", "env.sh"] {
+    for name in ["daypass.toml", "policy.cedar", "ca.pem", "operator.pem", "operator.key", "vendor.pem", "vendor.key", "job.jwt", "env.sh"]
+    {
         assert!(world.file(name).is_file(), "{name} is missing");
     }
     assert!(world.file("audit").is_dir());
@@ -52,7 +53,8 @@ fn env_sh_makes_a_plain_shell_the_operator() {
     let world = World::start();
     let env = world.file("env.sh");
     // What was set before must not win over it.
-    let script = format!("DAYPASS_TOKEN=old; export DAYPASS_TOKEN; . '{}' && exec '{}' whoami", env.display(), env!("CARGO_BIN_EXE_daypass"));
+    let script =
+        format!("DAYPASS_TOKEN=old; export DAYPASS_TOKEN; . '{}' && exec '{}' whoami", env.display(), env!("CARGO_BIN_EXE_daypass"));
     let ran = run(Command::new("sh").args(["-eu", "-c", &script]).env_clear());
     assert!(ran.ok && ran.text().contains("spiffe://dev.daypass.test/operator"), "{}", ran.all());
 }
@@ -62,7 +64,8 @@ fn a_second_run_finds_everything_as_the_first_left_it() {
     let mut world = World::start();
     let operator = world.operator();
     let lease = world.lease(&operator, "web");
-    let kept = ["ca.pem", "operator.pem", "operator.key", "vendor.key", "pki/root.key", "pki/issuing.pem", "issuer/jwks.json", "policy.cedar"];
+    let kept =
+        ["ca.pem", "operator.pem", "operator.key", "vendor.key", "pki/root.key", "pki/issuing.pem", "issuer/jwks.json", "policy.cedar"];
     let before = kept.map(|name| world.read(name));
     // An edit is the user's own: it stays.
     world.append("policy.cedar", "// mine\n");
@@ -84,7 +87,10 @@ fn a_second_run_finds_everything_as_the_first_left_it() {
 
 #[test]
 fn help_and_version_need_no_server() {
-    for (program, words) in [(env!("CARGO_BIN_EXE_daypass"), "whoami issue explain lease audit completions"), (env!("CARGO_BIN_EXE_daypassd"), "dev serve check")] {
+    for (program, words) in [
+        (env!("CARGO_BIN_EXE_daypass"), "whoami issue explain lease audit completions"),
+        (env!("CARGO_BIN_EXE_daypassd"), "dev serve check"),
+    ] {
         let help = run(Command::new(program).arg("--help").env_clear());
         assert!(help.ok && words.split(' ').all(|word| help.text().contains(word)), "{}", help.all());
         assert!(run(Command::new(program).arg("--version").env_clear()).ok);

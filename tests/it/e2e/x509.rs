@@ -25,14 +25,14 @@ const CRL_TIME: Duration = Duration::from_secs(1);
 fn the_json_of_an_issue_is_the_contract() {
     let world = World::start();
     let (job, operator) = (world.job(), world.operator());
-    for (caller, tenant, subject) in
-        [(&operator, "platform", "spiffe://dev.daypass.test/operator"), (&job, "widget", "oidc:github:repo:acme/widget:ref:refs/heads/main")]
-    {
+    for (caller, tenant, subject) in [
+        (&operator, "platform", "spiffe://dev.daypass.test/operator"),
+        (&job, "widget", "oidc:github:repo:acme/widget:ref:refs/heads/main"),
+    ] {
         let (answer, pair) = world.issue(caller, "web", tenant);
         assert_eq!(keys(&answer), ["credential", "lease"]);
         let lease = &answer["lease"];
-        let promised =
-            ["expires_at", "id", "issued_at", "kind", "renewable", "revocation", "role", "state", "subject", "tenant"];
+        let promised = ["expires_at", "id", "issued_at", "kind", "renewable", "revocation", "role", "state", "subject", "tenant"];
         assert!(promised.iter().all(|name| keys(lease).contains(&name.to_string())), "{lease}");
         assert_eq!(keys(&lease["revocation"]), ["live_until", "reach"]);
         let said = ["role", "kind", "tenant", "subject", "state"].map(|name| lease[name].as_str().unwrap());
@@ -53,7 +53,8 @@ fn openssl_accepts_a_leaf_and_refuses_it_once_it_is_revoked() {
     let world = World::start();
     let (answer, pair) = world.issue(&world.operator(), "web", "tls");
     let point = format!("http://127.0.0.1:{}", world.http);
-    let text = openssl_ok(world.dir(), ["x509".as_ref(), "-noout".as_ref(), "-text".as_ref(), "-in".as_ref(), pair.cert.as_os_str()]).text();
+    let text =
+        openssl_ok(world.dir(), ["x509".as_ref(), "-noout".as_ref(), "-text".as_ref(), "-in".as_ref(), pair.cert.as_os_str()]).text();
     let urls: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("URI:http")).collect();
     assert_eq!(urls.len(), 1, "{text}");
     let path = format!("http{}", urls[0]).strip_prefix(&point).expect("the CRL is where the certificate says").to_owned();
@@ -80,7 +81,8 @@ fn a_renewed_lease_has_a_new_certificate_and_a_revoke_ends_both() {
     let (answer, first) = world.issue(&world.operator(), "web", "first");
     let id = answer["lease"]["id"].as_str().unwrap();
     let out = world.file("second");
-    let said = world.cli(&world.operator(), ["lease", "renew", id, "--ttl", "30m", "-o", "json", "--out", &out.display().to_string()]).json();
+    let said =
+        world.cli(&world.operator(), ["lease", "renew", id, "--ttl", "30m", "-o", "json", "--out", &out.display().to_string()]).json();
     let second = Pair { cert: out.join("tls.crt"), key: out.join("tls.key") };
     assert_eq!((&said["lease"]["id"], &said["lease"]["generation"]), (&json!(id), &json!(2)));
     assert!(said["lease"]["expires_at"].as_str() > answer["lease"]["expires_at"].as_str());
@@ -149,7 +151,10 @@ fn tokens_of_a_real_oidc_server_get_certificates() {
     let mint = |claims: Value| Caller::token(issuer.mint(&Token { claims, ..Token::default() }));
     let (answer, pair) = world.issue(&mint(json!({})), "web", "tls");
     accepted(&pair, None);
-    assert_eq!((&answer["lease"]["tenant"], &answer["lease"]["subject"]), (&json!("real"), &json!("oidc:real:repo:acme/widget:ref:refs/heads/main")));
+    assert_eq!(
+        (&answer["lease"]["tenant"], &answer["lease"]["subject"]),
+        (&json!("real"), &json!("oidc:real:repo:acme/widget:ref:refs/heads/main"))
+    );
 
     issuer.rotate("RS256", "k2", true);
     accepted(&world.issue(&mint(json!({})), "web", "rotated").1, None);

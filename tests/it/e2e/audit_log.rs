@@ -188,7 +188,7 @@ fn verify_finds_any_change_and_names_the_record() {
         fs::write(&path, &text).unwrap();
         let (code, stderr) = verify(&world.file("audit"));
         assert_eq!((code, stderr.lines().count()), (1, 1), "{what}: {stderr:?}");
-        assert!(stderr.contains(named), "{what}: {stderr:?} does not name record {named}");
+        assert!(stderr.contains(&format!(": record {named}: ")), "{what}: {stderr:?} does not name record {named}");
     }
     fs::write(&path, whole).unwrap();
     assert_eq!(verify(&world.file("audit")).0, 0);

@@ -88,6 +88,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let grpc_edge = Arc::new(Edge {
         vend: vend.clone(),
         authn: parts.authn.clone(),
+        trust: parts.trust.clone(),
         limiters,
         request_timeout: std_duration(config.limits.request_timeout),
         shutdown: shutdown.clone(),

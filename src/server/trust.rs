@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,39 +27,56 @@ pub(super) struct Trust {
     edge: Arc<TlsEdge>,
     /// One lock for both: what the edge trusts is made of both, and a reload meets a new CRL at any moment.
     sources: Mutex<Sources>,
+    /// Whether `sources` has a CRL of every CA of ours that a trust domain names.
+    complete: AtomicBool,
 }
 
 struct Sources {
     domains: Domains,
-    /// Of every CA of ours, also of one that no trust domain names yet: a reload may name it.
     own_crls: BTreeMap<CaName, Vec<u8>>,
 }
 
 impl Trust {
     pub(super) fn new(edge: Arc<TlsEdge>, domains: Domains) -> Self {
-        Self { edge, sources: Mutex::new(Sources { domains, own_crls: BTreeMap::new() }) }
+        let sources = Sources { domains, own_crls: BTreeMap::new() };
+        let complete = sources.is_complete().into();
+        Self { edge, sources: Mutex::new(sources), complete }
+    }
+
+    /// Whether it is known which certificates of our own making are revoked. Not so from the start until the first CRL is
+    /// signed, which needs the lease store: until then nobody may be taken for what its certificate says.
+    pub(super) fn knows_revocations(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
     }
 
     /// Trusts other domains from now on.
     pub(super) fn replace(&self, domains: Domains) -> Result<()> {
-        let mut sources = self.sources();
+        let mut sources = self.lock();
         self.edge.trust(&domains, &sources.own_crls)?;
         sources.domains = domains;
+        self.complete.store(sources.is_complete(), Ordering::Release);
         Ok(())
     }
 
     fn crl_published(&self, ca: &CaName, der: Vec<u8>) -> Result<()> {
-        let mut sources = self.sources();
+        let mut sources = self.lock();
+        // Kept even when no trust domain names it yet: the next configuration may.
         sources.own_crls.insert(ca.clone(), der);
-        if !sources.domains.iter().any(|(_, own)| own.contains(ca)) {
-            return Ok(());
+        if sources.domains.iter().any(|(_, own)| own.contains(ca)) {
+            self.edge.trust(&sources.domains, &sources.own_crls)?;
         }
-        self.edge.trust(&sources.domains, &sources.own_crls)
+        self.complete.store(sources.is_complete(), Ordering::Release);
+        Ok(())
     }
 
-    fn sources(&self) -> MutexGuard<'_, Sources> {
-        // Each change under the lock is one assignment, after what can fail.
+    fn lock(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sources {
+    fn is_complete(&self) -> bool {
+        self.domains.iter().flat_map(|(_, own)| own).all(|ca| self.own_crls.contains_key(ca))
     }
 }
 

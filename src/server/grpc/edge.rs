@@ -22,7 +22,7 @@ use crate::{
         error::{Code, Error, Result},
         identity::Identity,
     },
-    server::{callers::Callers, config::Limits, conn::ConnInfo},
+    server::{callers::Callers, config::Limits, conn::ConnInfo, trust::Trust},
     vend::{Call, Origin, Vend},
 };
 
@@ -84,6 +84,7 @@ impl Limiters {
 pub(in crate::server) struct Edge {
     pub(in crate::server) vend: Arc<Vend>,
     pub(in crate::server) authn: Arc<Callers>,
+    pub(in crate::server) trust: Arc<Trust>,
     pub(in crate::server) limiters: Arc<Limiters>,
     pub(in crate::server) request_timeout: Duration,
     pub(in crate::server) shutdown: watch::Receiver<bool>,
@@ -141,6 +142,12 @@ impl Edge {
             && peer.not_after <= now
         {
             return Err(Error::new(Code::Unauthenticated, "your client certificate has expired; get a new one and connect again"));
+        }
+        if peer.is_some() && !self.trust.knows_revocations() {
+            return Err(Error::new(
+                Code::Unavailable,
+                "the server does not know yet which client certificates are revoked; try again in a second",
+            ));
         }
         let authorization = one_authorization(request.metadata().get_all("authorization").iter().map(MetadataValue::as_bytes))?;
         let proof = self.authn.proof(peer.as_deref(), authorization, now).await?;

@@ -1,11 +1,11 @@
 //! The whole product: `daypassd dev` and `daypass` as they are built, as a newcomer would use them.
 
-// mod audit_log;
-// mod canary;
+mod audit_log;
+mod canary;
 mod crash;
 mod denied;
-// mod limits;
-// mod matrix;
+mod limits;
+mod matrix;
 mod outage;
 mod reload;
 mod revoked_client;

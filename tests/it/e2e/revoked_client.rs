@@ -70,7 +70,25 @@ fn a_revoked_certificate_stays_out_while_the_store_is_away() {
     redis.start_again();
     world.wait_ready(true, Duration::from_secs(5));
     refused(&world, &client);
+}
+
+/// What the server knew of its own revocations is in the store and in the audit log: without them it must not guess.
+#[test]
+fn a_revoked_certificate_stays_out_when_the_server_starts_without_its_store() {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+    let mut world = World::on_redis(&redis.url());
+    let (lease, client) = vendor_client(&world);
+    assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &lease]).code, 0);
     world.stop();
+    redis.stop();
+    world.start_unready();
+    for _ in 0..5 {
+        assert_ne!(world.cli(&client, ["whoami", "--timeout", "2s"]).code, 0, "a revoked client is served");
+    }
+    redis.start_again();
+    world.wait_ready(true, Duration::from_secs(10));
+    refused(&world, &client);
+    assert_eq!(world.cli(&world.vendor(), ["whoami"]).code, 0);
 }
 
 #[test]

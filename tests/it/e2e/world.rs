@@ -96,7 +96,7 @@ impl World {
         // Another process may take a port between our look and the server's: then it ends, and others are tried.
         for _ in 0..5 {
             (world.grpc, world.http) = (free_port(), free_port());
-            if world.try_start() {
+            if world.try_start("/readyz") {
                 return world;
             }
         }
@@ -131,15 +131,25 @@ impl World {
 
     /// Starts it again after [`Self::stop`] or [`Self::kill`], on the same ports.
     pub fn start_again(&mut self) {
+        self.start_until("/readyz");
+    }
+
+    /// The same while something that it needs is away: it lives, and is not ready.
+    pub fn start_unready(&mut self) {
+        self.start_until("/healthz");
+    }
+
+    fn start_until(&mut self, path: &str) {
         for _ in 0..5 {
-            if self.try_start() {
+            if self.try_start(path) {
                 return;
             }
         }
         panic!("daypassd does not start again: {}", self.log());
     }
 
-    fn try_start(&mut self) -> bool {
+    /// Whether it runs and answers with 200 at a path of its HTTP port; it may also end by itself.
+    fn try_start(&mut self, path: &str) -> bool {
         assert!(self.daemon.is_none(), "it runs already");
         let address = |port: u16| format!("127.0.0.1:{port}");
         let mut command = Command::new(env!("CARGO_BIN_EXE_daypassd"));
@@ -155,7 +165,7 @@ impl World {
         command.env_clear().stdin(Stdio::null()).stdout(log("daypassd.stdout")).stderr(log("daypassd.stderr"));
         let mut child = command.spawn().expect("cargo has built daypassd");
         let up = wait_until(START_TIMEOUT, "daypassd starts", || match child.try_wait() {
-            Ok(None) => self.is_ready().then_some(true),
+            Ok(None) => self.get(path).is_some_and(|(status, _)| status == 200).then_some(true),
             _ => Some(false),
         });
         self.daemon = up.then_some(child);

@@ -140,6 +140,10 @@ async fn run(args: &Args) -> Result<Report> {
     };
     let driver = Driver { caller, connections: args.connections, concurrency: args.concurrency, reconnect: args.reconnect };
     report.load = driver.run(&world, window).await?;
+    if report.load.done == 0 {
+        let why = report.load.first_error.as_deref().unwrap_or("the tokens were used up before it began; give more --tokens");
+        return Err(format!("nothing was answered within the measured time: {why}").into());
+    }
     report.server_rss = world.server_rss()?;
     if let Some(leases) = args.leases {
         report.upkeep = Some(upkeep::measure(&mut world, memory, leases, args.revoke).await?);

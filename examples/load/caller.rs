@@ -66,14 +66,14 @@ impl Ask {
 impl Caller {
     /// A caller of this world's server.
     pub fn new(world: &World, who: Who) -> Result<Self> {
-        let tokens = match &who {
-            Who::Operator => None,
+        let (with_certificate, tokens) = match who {
+            Who::Operator => (true, None),
             Who::Job(tokens) => {
-                let all = tokens.iter().map(|token| token.parse()).collect::<std::result::Result<_, _>>()?;
-                Some(Tokens { all, used: AtomicUsize::new(0) })
+                let all = tokens.into_iter().map(AsciiMetadataValue::try_from).collect::<std::result::Result<_, _>>()?;
+                (false, Some(Tokens { all, used: AtomicUsize::new(0) }))
             }
         };
-        let tls = TlsConnector::from(Arc::new(tls(world.dir(), matches!(who, Who::Operator))?));
+        let tls = TlsConnector::from(Arc::new(tls(world.dir(), with_certificate)?));
         Ok(Self { address: world.grpc, tls, tokens })
     }
 

@@ -242,7 +242,6 @@ fn a_redis_that_comes_back_empty_is_filled_from_the_audit_log() {
 
 /// RFC 5280 section 5.2.3: a relying party that has seen a number takes no CRL with a smaller one.
 #[test]
-#[ignore = "known defect: the number is counted in the store alone, and begins again when the store is emptied"]
 fn the_number_of_the_crl_never_falls() {
     let mut redis = Redis::start();
     let world = World::on_redis(&redis.url());

@@ -98,6 +98,8 @@ pub struct Health {
     pub fault: Option<String>,
     /// Events that wait to become durable.
     pub waiting: usize,
+    /// How long the oldest of them has waited.
+    pub lag: std::time::Duration,
     /// The newest durable sequence number; 0 for an empty log.
     pub durable_seq: u64,
 }

@@ -1,7 +1,12 @@
 //! The one loop that drives the passes: on a schedule, on a signal, until the service stops. A pass that fails is told in the log and
 //! tried again at its next turn; none of them needs anything but what is stored.
 
-use std::{sync::Arc, time::Duration};
+mod steady;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::watch,
@@ -9,6 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+use self::steady::Steady;
 use crate::{model::name::CaName, vend::Vend};
 
 /// How often due leases are taken off the store.
@@ -29,14 +35,14 @@ const OPEN_EVERY: Duration = Duration::from_secs(1);
 /// Told when the service stops.
 pub type Shutdown = watch::Receiver<bool>;
 
-/// Starts every pass of the heart. They end when `shutdown` turns true.
-pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown) -> JoinSet<()> {
+/// Starts every pass of the heart. They end when `shutdown` turns true, and never before. CRLs are signed only once `settled` is true.
+pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown, settled: &watch::Receiver<bool>) -> JoinSet<()> {
     let mut passes = JoinSet::new();
     passes.spawn(until(shutdown.clone(), sweep(vend.clone())));
     passes.spawn(until(shutdown.clone(), forget(vend.clone())));
     passes.spawn(until(shutdown.clone(), close_open(vend.clone())));
     for ca in vend.crls().cas() {
-        passes.spawn(until(shutdown.clone(), publish_crl(vend.clone(), ca.clone())));
+        passes.spawn(until(shutdown.clone(), publish_crl(vend.clone(), ca.clone(), settled.clone())));
     }
     passes
 }
@@ -58,9 +64,10 @@ pub fn ticker(every: Duration) -> tokio::time::Interval {
 
 async fn sweep(vend: Arc<Vend>) {
     let mut tick = ticker(SWEEP_EVERY);
+    let mut steady = Steady::new(vend.now(), Instant::now());
     loop {
         tick.tick().await;
-        loop {
+        while steady.holds(vend.now(), Instant::now()) {
             match vend.sweep().await {
                 Ok(swept) => {
                     for (what, count) in
@@ -83,8 +90,12 @@ async fn sweep(vend: Arc<Vend>) {
 
 async fn forget(vend: Arc<Vend>) {
     let mut tick = ticker(FORGET_EVERY);
+    let mut steady = Steady::new(vend.now(), Instant::now());
     loop {
         tick.tick().await;
+        if !steady.holds(vend.now(), Instant::now()) {
+            continue;
+        }
         if let Err(error) = vend.forget().await {
             tracing::warn!(%error, "what is old will be forgotten at the next turn");
         }
@@ -98,8 +109,10 @@ async fn close_open(vend: Arc<Vend>) {
             _ = tick.tick() => {}
             () = vend.open().rung() => {}
         }
-        match vend.close_open().await {
-            Ok(waiting) => metrics::gauge!("daypass_open_leases").set(waiting as f64),
+        let closed = vend.close_open().await;
+        metrics::gauge!("daypass_open_leases").set(vend.open().len() as f64);
+        match closed {
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls wait to be closed");
                 // The store or the log is away: every ring would only fail again.
@@ -109,7 +122,10 @@ async fn close_open(vend: Arc<Vend>) {
     }
 }
 
-async fn publish_crl(vend: Arc<Vend>, ca: CaName) {
+async fn publish_crl(vend: Arc<Vend>, ca: CaName, mut settled: watch::Receiver<bool>) {
+    if settled.wait_for(|settled| *settled).await.is_err() {
+        std::future::pending::<()>().await;
+    }
     let mut tick = ticker(CRL_EVERY);
     loop {
         tokio::select! {

@@ -226,6 +226,8 @@ pub struct Lease {
 pub enum Change {
     /// What was pending was handed out.
     Activate,
+    /// A retry of the request that made it took it over.
+    TakeOver,
     /// A new credential under it.
     Renew {
         /// When that expires.
@@ -263,6 +265,11 @@ impl Lease {
         let mut next = Self { version: self.version.saturating_add(1), ..self.clone() };
         match change {
             Change::Activate => next.move_to(LeaseState::Active, "be activated")?,
+            Change::TakeOver => {
+                if self.state != LeaseState::Active {
+                    return Err(IllegalChange { state: self.state, change: "be taken over" });
+                }
+            }
             Change::Renew { expires_at, handle } => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });

@@ -9,6 +9,9 @@ use super::{
     template::Template,
 };
 
+/// The longest life that a role may give, through all renewals.
+pub const MAX_LIFE: SignedDuration = SignedDuration::from_hours(24 * 90);
+
 /// Whose a role is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleOwner {

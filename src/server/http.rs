@@ -131,10 +131,11 @@ pub(super) async fn serve(listener: TcpListener, public: Arc<Public>, shutdown: 
     let graceful = GracefulShutdown::new();
     tokio::pin!(shutdown);
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
+        let next = async { (connections.clone().acquire_owned().await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            (Ok(permit), accepted) = next => (permit, accepted),
+            else => break,
         };
         let (tcp, _address): (_, SocketAddr) = match accepted {
             Ok(accepted) => accepted,

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use crate::{
     background::ticker,
     model::error::{Error, Result},
     store::{LeaseStore, MAX_BATCH},
-    vend::Vend,
+    vend::{LONGEST_LIFE, Vend},
 };
 
 /// How often the store is asked which data set it is.
@@ -19,8 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Where the data set that was last reconciled is remembered, beside the audit log.
 const REMEMBERED: &str = "store-incarnation";
 
-/// Watches the store's incarnation and reconciles when it changed.
-pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir: PathBuf) {
+/// Watches the store's incarnation and reconciles when it changed. `settled` turns true when the store is known to have all that the audit
+/// log knows for the first time: until then its revocation lists may lack something, and no CRL is signed from them.
+pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir: PathBuf, settled: watch::Sender<bool>) {
     let file = audit_dir.join(REMEMBERED);
     let mut known = tokio::fs::read_to_string(&file).await.ok();
     let mut tick = ticker(LOOK_EVERY);
@@ -28,6 +31,7 @@ pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir
         tick.tick().await;
         let Ok(incarnation) = store.incarnation().await else { continue };
         if known.as_deref() == Some(&incarnation) {
+            settled.send_replace(true);
             continue;
         }
         match reconcile(&vend, &audit_dir).await {
@@ -37,6 +41,7 @@ pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir
                     tracing::warn!(%error, "the store's incarnation cannot be remembered; the next start reconciles again");
                 }
                 known = Some(incarnation);
+                settled.send_replace(true);
             }
             Err(error) => tracing::warn!(%error, "the store could not be reconciled yet"),
         }
@@ -44,9 +49,10 @@ pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir
 }
 
 async fn reconcile(vend: &Arc<Vend>, audit_dir: &Path) -> Result<usize> {
-    let since = vend.now().checked_sub(vend.longest_life()).map_err(Error::internal)?;
+    let since = vend.now().checked_sub(LONGEST_LIFE).map_err(Error::internal)?;
     let dir = audit_dir.to_owned();
-    let mut leases = crate::audit::read::leases_since(&dir, since)?;
+    let open = move || crate::audit::read::leases_since(&dir, since);
+    let mut leases = tokio::task::spawn_blocking(open).await.map_err(Error::internal)??;
     let mut restored = 0;
     loop {
         let (read_on, batch) = tokio::task::spawn_blocking(move || {

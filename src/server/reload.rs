@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use super::{
     config::{self, Config},
@@ -30,15 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 type Stamp = Vec<Option<(u64, i64, i64, u64)>>;
 
 /// Reloads on SIGHUP and when a watched file changed.
-pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<PathBuf>) {
+pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<PathBuf>, mut hangup: Signal) {
     let mut tick = ticker(LOOK_EVERY);
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => {
-            tracing::error!(%error, "SIGHUP cannot be heard; changed files are still seen");
-            return;
-        }
-    };
     let mut seen = stamp(&watched);
     loop {
         let asked = tokio::select! {

@@ -6,9 +6,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
+    sync::{Semaphore, watch},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     callers::Callers,
@@ -45,6 +45,8 @@ pub(super) struct Parts {
 
 /// Runs the service until SIGTERM or SIGINT, then finishes what is in flight. `listening` is called once both ports are open.
 pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> Result<()> {
+    // Before anything is open: a signal that comes early must find us listening for it.
+    let (told, hangup) = (terminated()?, signal(SignalKind::hangup()).map_err(Error::internal)?);
     telemetry::start_log(config.log_format, &config.log_filter)?;
     let metrics = telemetry::start_metrics()?;
     for warning in &config.warnings {
@@ -65,51 +67,64 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
 
     let grpc_listener = listen(config.grpc, "grpc").await?;
     let http_listener = listen(config.http, "http").await?;
+    // A shutdown has two parts: first no new work, and when what is in flight has ended, no more passes and no more HTTP.
+    let (drain, draining) = watch::channel(false);
     let (stop, shutdown) = watch::channel(false);
+    let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
     let readiness = Arc::new(Readiness::new(vend.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
 
-    let mut passes = background::start(&vend, &shutdown);
+    let mut passes = background::start(&vend, &shutdown, &settled);
     for ca in vend.crls().cas().cloned() {
         passes.spawn(until(shutdown.clone(), trust::follow_crl(parts.trust.clone(), vend.clone(), ca)));
     }
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
-    passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched)));
+    passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
-    passes.spawn(until(shutdown.clone(), prefetch(parts.clone())));
-    passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir)));
+    tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
+    passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 
     let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
     let http = tokio::spawn(http::serve(http_listener, public, stopped(shutdown.clone())));
     let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
+    let in_flight = TaskTracker::new();
     let grpc_edge = Arc::new(Edge {
         vend: vend.clone(),
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
         limiters,
         request_timeout: std_duration(config.limits.request_timeout),
-        shutdown: shutdown.clone(),
+        in_flight: in_flight.clone(),
+        bulk: Arc::new(Semaphore::new(grpc::MAX_BULK)),
+        shutdown: draining.clone(),
     });
     let incoming = acceptor.serve(grpc_listener);
     let limits = config.limits;
-    let serving = async { grpc::serve(grpc_edge, &limits, health, incoming, stopped(shutdown)).await };
+    let serving = async { grpc::serve(grpc_edge, &limits, health, incoming, stopped(draining)).await };
     listening();
-    run_until_told(serving, &readiness, &stop, &limits).await?;
-    finish(passes, http, &vend).await;
-    Ok(())
+    let served = tokio::select! {
+        served = run_until_told(serving, told, &readiness, &drain, &limits) => served,
+        ended = passes.join_next() => Err(Error::internal(format_args!("one of the service's passes has ended: {ended:?}"))),
+    };
+    finish_work(&in_flight, &limits, &vend).await;
+    stop.send_replace(true);
+    while passes.join_next().await.is_some() {}
+    let _ended = http.await;
+    tracing::info!("stopped");
+    served
 }
 
 /// Serves until a signal, then drains within the configured time.
 async fn run_until_told(
     serving: impl Future<Output = Result<()>>,
+    told: impl Future<Output = ()>,
     readiness: &Readiness,
-    stop: &watch::Sender<bool>,
+    drain: &watch::Sender<bool>,
     limits: &Limits,
 ) -> Result<()> {
-    let told = terminated()?;
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,
@@ -117,7 +132,7 @@ async fn run_until_told(
     }
     tracing::info!("shutting down: no new work, finishing what is in flight");
     readiness.drain().await;
-    stop.send_replace(true);
+    drain.send_replace(true);
     match tokio::time::timeout(std_duration(limits.drain_timeout), serving).await {
         Ok(ended) => ended,
         Err(_) => {
@@ -127,13 +142,15 @@ async fn run_until_told(
     }
 }
 
-async fn finish(mut passes: JoinSet<()>, http: tokio::task::JoinHandle<()>, vend: &Vend) {
-    while passes.join_next().await.is_some() {}
-    let _ended = http.await;
+/// Waits for what runs on without its caller, while the passes still do their part of it, and closes what calls left open.
+async fn finish_work(in_flight: &TaskTracker, limits: &Limits, vend: &Vend) {
+    in_flight.close();
+    if tokio::time::timeout(std_duration(limits.drain_timeout), in_flight.wait()).await.is_err() {
+        tracing::warn!(tasks = in_flight.len(), "some work did not end in time; what it left open is closed after the next start");
+    }
     if let Err(error) = vend.close_open().await {
         tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls were not closed; they run to their expiry");
     }
-    tracing::info!("stopped");
 }
 
 fn open_store(config: StoreConfig) -> Result<Arc<dyn LeaseStore>> {
@@ -181,6 +198,7 @@ async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limite
         }
         let audit = parts.vend.audit_health();
         metrics::gauge!("daypass_audit_waiting").set(audit.waiting as f64);
+        metrics::gauge!("daypass_audit_lag_seconds").set(audit.lag.as_secs_f64());
         metrics::gauge!("daypass_audit_up").set(if audit.fault.is_none() { 1.0 } else { 0.0 });
         for (issuer, age) in parts.authn.key_age(now) {
             if let Some(age) = age {

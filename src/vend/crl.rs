@@ -146,8 +146,8 @@ impl Vend {
         self.crls.published(ca).map_or(0, |crl| crl.revision)
     }
 
-    /// Until when a certificate revoked at `at` may be taken by who honours CRLs: the last CRL without it was made, here or at another
-    /// server, at most a second after.
+    /// Until when a certificate may be taken by who honours CRLs, when the first CRL with it came out at `at`: the last one without it was
+    /// made, here or at another server, at most a second after.
     pub(super) fn crl_live_until(&self, ca: &CaName, at: Timestamp) -> Timestamp {
         let rules = self.rules.load();
         let life = rules.x509.authorities().get(ca).map_or(SignedDuration::MAX, |authority| authority.crl_life());

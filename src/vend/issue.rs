@@ -4,6 +4,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::{
     Call, Rules, Vend,
+    open::Why,
     record::About,
     steps::{measured, measured_async},
 };
@@ -15,12 +16,12 @@ use crate::{
         credential::Credential,
         error::{Code, Error, Result},
         identity::{Identity, MAX_LEEWAY, Proof, TokenUse, VerifiedToken},
-        lease::{Lease, LeaseId, LeaseState},
+        lease::{Change, Lease, LeaseId, LeaseState},
         name::RoleName,
         request::{IssueRequest, RequestId},
     },
     policy::Grant,
-    store::{NewLease, Put, TokenUseKey},
+    store::{NewLease, Put, Swap, TokenUseKey},
 };
 
 /// A lease with its credential, on the way to the caller.
@@ -66,13 +67,13 @@ impl Vend {
             Ok(refused) => return Err(self.ended(call, about(), refusal(&refused, &grant), now).await),
             Err(error) => {
                 // The outcome is unknown: it may have been stored.
-                self.open.abandon(lease.id);
+                self.open.add(lease.id, Why::NeverHandedOut);
                 return Err(self.ended(call, about(), error, now).await);
             }
         }
         let event = Self::done_by(call, &grant, &lease, request.request_id.as_ref(), now);
         if let Err(error) = self.record(vec![event]).await {
-            self.open.abandon(lease.id);
+            self.open.add(lease.id, Why::NeverHandedOut);
             return Err(error);
         }
 
@@ -90,22 +91,40 @@ impl Vend {
         lease: Lease,
         now: Timestamp,
     ) -> Result<Issued> {
-        let about = || About { role: Some(&request.role), request_id: request.request_id.as_ref(), lease: Some(lease.id) };
+        let id = lease.id;
+        let about = || About { role: Some(&request.role), request_id: request.request_id.as_ref(), lease: Some(id) };
         let again = async {
             same_request(&lease, &request.role, now)?;
             if self.open.holds(lease.id) {
                 return Err(being_closed());
             }
-            rules.issuer(&grant.role().spec).remint(grant, &request.input, &lease, now).await
+            let credential = rules.issuer(&grant.role().spec).remint(grant, &request.input, &lease, now).await?;
+            Ok((self.take_over(lease).await?, credential))
         };
-        let credential = match again.await {
-            Ok(credential) => credential,
+        let (lease, credential) = match again.await {
+            Ok(again) => again,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
         let mut event = Self::done_by(call, grant, &lease, request.request_id.as_ref(), now);
         event.detail.push("the same request id: the same lease".to_owned());
         self.record(vec![event]).await?;
         Ok(Issued { lease, credential, now })
+    }
+}
+
+impl Vend {
+    /// Takes a lease over for a retry. The first call may be failing at this moment, here or at another server: it closes the lease only as
+    /// it made it, and from now on it is another version.
+    async fn take_over(&self, lease: Lease) -> Result<Lease> {
+        if lease.version > 1 {
+            return Ok(lease);
+        }
+        let taken = lease.apply(Change::TakeOver).map_err(|illegal| super::defect(&illegal.to_string()))?;
+        if self.store.swap(std::slice::from_ref(&taken)).await?.first() == Some(&Swap::Done) {
+            return Ok(taken);
+        }
+        let now_stored = self.find(lease.id).await?;
+        if now_stored.state == LeaseState::Active { Ok(now_stored) } else { Err(being_closed()) }
     }
 }
 

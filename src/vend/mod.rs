@@ -19,8 +19,9 @@ use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
 pub use issue::Issued;
+use open::Why;
 pub use open::{MAX_OPEN, Open};
-pub use passes::{SWEEP_BATCH, Swept};
+pub use passes::{LONGEST_LIFE, SWEEP_BATCH, Swept};
 pub use read::{PublicCa, WhoAmI};
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
@@ -127,7 +128,7 @@ impl Vend {
 
     /// Closes a lease whose credential reached nobody.
     pub fn abandon(&self, lease: &crate::model::lease::Lease) {
-        self.open.abandon(lease.id);
+        self.open.add(lease.id, Why::NeverHandedOut);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
         error::Result,
         event::Event,
         lease::{Change, Handle, Lease, LeaseId, LeaseState},
+        role::MAX_LIFE,
     },
     store::{OPEN_GRACE, Swap},
 };
@@ -87,27 +88,38 @@ impl Vend {
         outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count()
     }
 
-    /// Closes leases that were stored while their call failed. Answers how many still wait.
+    /// Closes leases that were left open by calls that failed. Answers how many it closed; fails when it could close none.
     pub async fn close_open(&self) -> Result<usize> {
-        let ids = self.open.take(SWEEP_BATCH);
-        if ids.is_empty() {
+        let waiting = self.open.take(SWEEP_BATCH);
+        if waiting.is_empty() {
             return Ok(0);
         }
         let now = self.clock.now();
+        let ids: Vec<LeaseId> = waiting.iter().map(|(id, _)| *id).collect();
         let found = self.store.get(&ids).await?;
         // A write whose outcome is unknown may land late: what is missing stays listed until that is out of the question.
         let horizon = LeaseId::floor(now.checked_sub(OPEN_GRACE).unwrap_or(Timestamp::MIN));
-        let missing = ids.iter().zip(&found).filter(|(id, lease)| lease.is_none() && **id < horizon).map(|(id, _)| *id);
-        let mut closed: Vec<LeaseId> = missing.collect();
-        let outcomes = self.revoke_batch(found.into_iter().flatten().collect(), |lease| closed_after_failure(lease, now), now).await;
-        for (id, outcome) in outcomes {
+        let (mut closed, mut closing) = (Vec::new(), Vec::new());
+        for ((id, why), lease) in waiting.into_iter().zip(found) {
+            match lease {
+                Some(lease) if why.still_holds(&lease) => closing.push(lease),
+                Some(_) => closed.push(id),
+                None if id < horizon => closed.push(id),
+                None => {}
+            }
+        }
+        let mut failed = None;
+        for (id, outcome) in self.revoke_batch(closing, |lease| closed_after_failure(lease, now), now).await {
             match outcome {
                 Ok(_) => closed.push(id),
-                Err(error) => tracing::warn!(lease = %id, %error, "an open lease cannot be closed yet"),
+                Err(error) => failed = Some(error),
             }
         }
         self.open.closed(&closed);
-        Ok(self.open.len())
+        match failed {
+            Some(error) if closed.is_empty() => Err(error),
+            _ => Ok(closed.len()),
+        }
     }
 
     /// Gives back to the store what it lost: leases and revocations, from their newest snapshots in the audit log. Answers how many
@@ -132,14 +144,11 @@ impl Vend {
         }
         Ok(restored)
     }
-
-    /// How far back the audit log can hold a lease that is still alive: the longest life of any role, and a day.
-    pub fn longest_life(&self) -> SignedDuration {
-        let rules = self.rules.load();
-        let longest = rules.book.catalog().roles.values().map(|role| role.max_life).max().unwrap_or(SignedDuration::ZERO);
-        longest.saturating_add(SignedDuration::from_hours(24))
-    }
 }
+
+/// How far back the audit log can hold a lease that is still alive: what roles give today says nothing of what they gave before.
+pub const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(24 * 91);
+const _: () = assert!(LONGEST_LIFE.as_secs() > MAX_LIFE.as_secs());
 
 fn closed_after_failure(lease: &Lease, now: Timestamp) -> Event {
     let mut event = Event { lease: Some(lease.clone()), ..event_of_pass("sweep/close", lease, now) };

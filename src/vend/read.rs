@@ -150,7 +150,7 @@ impl Vend {
             return self.record(vec![event_of(call, Outcome::Done, now)]).await;
         }
         match decide(&call.identity.tenant) {
-            Ok(()) => Ok(()),
+            Ok(()) => self.record(vec![event_of(call, Outcome::Done, now)]).await,
             Err(denial) => Err(self.denied(call, About::default(), *denial, now).await),
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Call, Vend,
+    open::Why,
     record::{About, event_of_pass},
 };
 use crate::{
@@ -300,7 +301,7 @@ impl Vend {
     /// What is on record, or may be, will be done: the pass that closes what is open takes it up.
     fn leave_open(&self, ids: impl IntoIterator<Item = LeaseId>, error: &Error, outcomes: &mut Vec<(LeaseId, Result<Lease>)>) {
         for id in ids {
-            self.open.abandon(id);
+            self.open.add(id, Why::Revoked);
             outcomes.push((id, Err(error.clone())));
         }
     }
@@ -332,8 +333,11 @@ impl Vend {
             // end; left open it would be due for ever, and keep the sweep from what else is due.
             tracing::warn!(%ca, leases = leases.len(), "revoked, but the CA is not configured any more: no CRL will say so");
         }
+        // Counted from the publication: after an outage that is long after the revocation was acknowledged, and a CRL without it may
+        // have gone out just before.
+        let published_at = self.clock.now();
         let finish = |lease: &Lease| {
-            let live_until = self.crl_live_until(ca, lease.revoked_at.unwrap_or(lease.issued_at));
+            let live_until = self.crl_live_until(ca, published_at);
             lease.apply(Change::FinishRevoke { live_until }).map_err(|illegal| super::defect(&illegal.to_string()))
         };
         let finished = leases.iter().map(finish).collect::<Result<Vec<Lease>>>()?;

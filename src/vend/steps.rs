@@ -3,21 +3,22 @@
 use std::time::Instant;
 
 /// Measures a step.
-pub(super) fn measured<T>(step: &'static str, work: impl FnOnce() -> T) -> T {
+pub(super) fn measured<T, E>(step: &'static str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let begun = Instant::now();
     let done = work();
-    record(step, begun);
+    record(step, begun, done.is_ok());
     done
 }
 
 /// Measures a step that awaits.
-pub(super) async fn measured_async<T>(step: &'static str, work: impl Future<Output = T>) -> T {
+pub(super) async fn measured_async<T, E>(step: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let begun = Instant::now();
     let done = work.await;
-    record(step, begun);
+    record(step, begun, done.is_ok());
     done
 }
 
-fn record(step: &'static str, begun: Instant) {
-    metrics::histogram!("daypass_step_seconds", "step" => step, "outcome" => "done").record(begun.elapsed());
+fn record(step: &'static str, begun: Instant, done: bool) {
+    let outcome = if done { "done" } else { "failed" };
+    metrics::histogram!("daypass_step_seconds", "step" => step, "outcome" => outcome).record(begun.elapsed());
 }

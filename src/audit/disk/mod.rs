@@ -12,12 +12,7 @@ mod tail;
 mod tests;
 mod writer;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Instant};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -102,11 +97,6 @@ impl DiskLog {
     /// The newest durable sequence number, for who follows the log; read it with [`super::read`].
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.queue.durable.subscribe()
-    }
-
-    /// How long the oldest waiting event has waited; zero when none does.
-    pub fn lag(&self) -> Duration {
-        self.queue.lag(Instant::now())
     }
 
     /// How many groups were committed since the log was opened: with the sequence numbers, how well commits are shared.

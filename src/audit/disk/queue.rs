@@ -121,13 +121,9 @@ impl Queue {
             Some(busy) => Some(format!("a write has been hanging for {} s", busy.as_secs())),
             None => state.fault.clone(),
         };
-        Health { fault, waiting: state.waiting, durable_seq: *self.durable.borrow() }
-    }
-
-    pub(super) fn lag(&self, now: Instant) -> Duration {
-        let state = self.state();
         let oldest = state.oldest_taken.or_else(|| state.pending.front().map(|pending| pending.since));
-        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        let lag = oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        Health { fault, waiting: state.waiting, lag, durable_seq: *self.durable.borrow() }
     }
 
     pub(super) fn groups(&self) -> u64 {

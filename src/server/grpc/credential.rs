@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{convert, edge::unbroken};
+use super::convert;
 use crate::{
     model::error::{Code, Error},
     proto::v1::{self, credential_service_server::CredentialService},
@@ -23,12 +23,13 @@ impl CredentialService for Edge {
             // With a request id the caller can still fetch what it missed; without one nobody ever can.
             let fetchable = request.request_id.is_some();
             let (work, closer) = (Arc::clone(vend), Arc::clone(vend));
-            let issued = unbroken(async move { work.issue(&call, request).await }, move |issued| {
-                if !fetchable {
-                    closer.abandon(&issued.lease);
-                }
-            })
-            .await?;
+            let issued = self
+                .unbroken(async move { work.issue(&call, request).await }, move |issued| {
+                    if !fetchable {
+                        closer.abandon(&issued.lease);
+                    }
+                })
+                .await?;
             Ok(v1::IssueResponse {
                 lease: Some(convert::lease(&issued.lease, issued.now)),
                 credential: Some(convert::credential(issued.credential)),

@@ -8,7 +8,8 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 use tonic::{
     Request, Response, Status,
     metadata::{AsciiMetadataValue, MetadataValue},
@@ -87,6 +88,10 @@ pub(in crate::server) struct Edge {
     pub(in crate::server) trust: Arc<Trust>,
     pub(in crate::server) limiters: Arc<Limiters>,
     pub(in crate::server) request_timeout: Duration,
+    /// What runs on when its caller leaves; a shutdown waits for it.
+    pub(in crate::server) in_flight: TaskTracker,
+    /// One permit for each revocation of many that may run at once.
+    pub(in crate::server) bulk: Arc<Semaphore>,
     pub(in crate::server) shutdown: watch::Receiver<bool>,
 }
 
@@ -103,10 +108,10 @@ impl Edge {
         let call_id = origin.call_id.clone();
         let answered = async {
             let call = self.authenticate(origin, &request).await?;
-            let work = work(call, request.into_inner());
-            tokio::time::timeout(self.request_timeout, work).await.unwrap_or_else(|_| Err(too_late()))
+            work(call, request.into_inner()).await
         };
-        let answer = answered.await.map_err(|error| status(&error, &call_id));
+        let answered = tokio::time::timeout(self.request_timeout, answered).await.unwrap_or_else(|_| Err(too_late()));
+        let answer = answered.map_err(|error| status(&error, &call_id));
         measure(method, begun, answer.as_ref().err());
         with_call_id(answer, &call_id)
     }
@@ -155,18 +160,22 @@ impl Edge {
     }
 }
 
-/// Work that must not stop half-way when the caller leaves: it runs on, and `undelivered` hears of a result that nobody took.
-pub(super) async fn unbroken<T: Send + 'static>(
-    work: impl Future<Output = Result<T>> + Send + 'static,
-    undelivered: impl FnOnce(T) + Send + 'static,
-) -> Result<T> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
-        if let Err(Ok(result)) = sender.send(work.await) {
-            undelivered(result);
-        }
-    });
-    receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
+impl Edge {
+    /// Work that must not stop half-way when the caller leaves: it runs on, also through a shutdown, and `undelivered` hears of a result
+    /// that nobody took.
+    pub(super) async fn unbroken<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        undelivered: impl FnOnce(T) + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.in_flight.spawn(async move {
+            if let Err(Ok(result)) = sender.send(work.await) {
+                undelivered(result);
+            }
+        });
+        receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
+    }
 }
 
 /// What one stranger has as its own: an address, or the 64 bits of an IPv6 network (RFC 4291 section 2.5.1), in which it may take

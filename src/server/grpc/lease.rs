@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
-    edge::{measure, origin, unbroken, with_call_id},
+    edge::{measure, origin, with_call_id},
     status::status,
 };
 use crate::{
@@ -77,7 +77,7 @@ impl LeaseService for Edge {
                 Err(error) => return Err(vend.refused(&call, error).await),
             };
             let work = Arc::clone(vend);
-            let renewed = unbroken(async move { work.renew(&call, id, ttl, input).await }, drop).await?;
+            let renewed = self.unbroken(async move { work.renew(&call, id, ttl, input).await }, drop).await?;
             Ok(v1::RenewResponse {
                 lease: Some(convert::lease(&renewed.lease, renewed.now)),
                 credential: Some(convert::credential(renewed.credential)),
@@ -96,7 +96,7 @@ impl LeaseService for Edge {
                 Err(error) => return Err(vend.refused(&call, error).await),
             };
             let work = Arc::clone(vend);
-            let lease = unbroken(async move { work.revoke(&call, id, &reason).await }, drop).await?;
+            let lease = self.unbroken(async move { work.revoke(&call, id, &reason).await }, drop).await?;
             Ok(v1::RevokeResponse { lease: Some(convert::lease(&lease, vend.now())) })
         })
         .await
@@ -116,8 +116,16 @@ impl LeaseService for Edge {
                 Ok(parsed) => parsed,
                 Err(error) => return Err(self.vend.refused(&call, error).await),
             };
+            let Ok(permit) = Arc::clone(&self.bulk).try_acquire_owned() else {
+                let busy = Error::new(Code::RateLimited, "several revocations of many run already; try again when one has ended");
+                return Err(self.vend.refused(&call, busy).await);
+            };
             let (sender, steps) = mpsc::channel(WAITING_STEPS);
-            tokio::spawn(Arc::clone(&self.vend).revoke_matching(call, filter, dry_run, reason, sender));
+            let revoking = Arc::clone(&self.vend).revoke_matching(call, filter, dry_run, reason, sender);
+            self.in_flight.spawn(async move {
+                revoking.await;
+                drop(permit);
+            });
             Ok(steps)
         };
         let answer = started.await.map_err(|error| status(&error, &call_id));

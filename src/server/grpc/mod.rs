@@ -15,6 +15,9 @@ use tonic::transport::{Server, server::Router};
 
 pub(super) use edge::{Edge, Limiters};
 
+/// Revocations of many that may run at once.
+pub(super) const MAX_BULK: usize = 16;
+
 use super::{
     config::{Limits, std_duration},
     conn::Conn,

@@ -44,6 +44,7 @@ fn describe() {
     metrics::describe_counter!("daypass_swept_total", "Leases that the sweep took off, by what became of them");
     metrics::describe_gauge!("daypass_open_leases", "Leases of failed calls that wait to be closed");
     metrics::describe_gauge!("daypass_audit_waiting", "Events that wait to become durable");
+    metrics::describe_gauge!("daypass_audit_lag_seconds", "How long the oldest of them has waited");
     metrics::describe_gauge!("daypass_audit_up", "1 when the audit log can be written, else 0");
     metrics::describe_gauge!("daypass_jwks_age_seconds", "Age of an issuer's keys; absent until they were fetched");
     metrics::describe_gauge!("daypass_crl_number", "Number of the CRL as published, by CA");

@@ -124,7 +124,7 @@ async fn an_emptied_store_is_rebuilt_from_the_record() {
     let gone = world.issue(&operator(), None).await.unwrap();
     world.vend.revoke(&operator(), gone.lease.id, "").await.unwrap();
     let log = world.dir.path().join("audit");
-    let since = world.vend.now().checked_sub(world.vend.longest_life()).unwrap();
+    let since = world.vend.now().checked_sub(daypass::vend::LONGEST_LIFE).unwrap();
     let snapshots: Vec<_> = daypass::audit::read::leases_since(&log, since).unwrap().map(Result::unwrap).collect();
 
     let empty = World::new();

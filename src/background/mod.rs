@@ -99,7 +99,13 @@ async fn close_open(vend: Arc<Vend>) {
             () = vend.open().rung() => {}
         }
         match vend.close_open().await {
-            Ok(waiting) => metrics::gauge!("daypass_open_leases").set(waiting as f64),
+            Ok(waiting) => {
+                metrics::gauge!("daypass_open_leases").set(waiting as f64);
+                if waiting > 0 {
+                    // What could not be closed rings again: without a rest it would be tried, and told, thousands of times a second.
+                    tick.tick().await;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls wait to be closed");
                 // The store or the log is away: every ring would only fail again.

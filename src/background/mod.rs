@@ -111,13 +111,10 @@ async fn close_open(vend: Arc<Vend>) {
         }
         let closed = vend.close_open().await;
         metrics::gauge!("daypass_open_leases").set(vend.open().len() as f64);
-        match closed {
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls wait to be closed");
-                // The store or the log is away: every ring would only fail again.
-                tick.tick().await;
-            }
+        if let Err(error) = closed {
+            tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls wait to be closed");
+            // The store or the log is away: every ring would only fail again.
+            tick.tick().await;
         }
     }
 }

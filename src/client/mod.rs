@@ -119,19 +119,22 @@ impl Client {
     ) -> Result<(Connection, A)> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = RETRY_PAUSE;
+        let mut first: Option<Error> = None;
         for _ in 0..MAX_RETRIES {
             let error = match self.try_once(message.clone(), limit, &send, deadline).await {
                 Err(error) if error.is_retryable() => error,
                 outcome => return outcome,
             };
             self.connection = None;
+            let told = clearer(first.take(), error);
             if Instant::now() + pause >= deadline {
-                return Err(error);
+                return Err(told);
             }
+            first = Some(told);
             sleep(pause).await;
             pause *= 2;
         }
-        self.try_once(message, limit, &send, deadline).await
+        self.try_once(message, limit, &send, deadline).await.map_err(|error| clearer(first, error))
     }
 
     async fn try_once<Q, A>(
@@ -192,6 +195,15 @@ impl Client {
     fn no_answer(&self) -> Error {
         let (address, limit) = (self.connector.address(), self.timeout);
         Error::timed_out(format!("{address} did not answer within {limit:?}; try again, or give it longer with --timeout"))
+    }
+}
+
+/// What to tell of the first and the last failure of one call: a retry may only learn that the first attempt is being undone,
+/// and the first one knew why.
+fn clearer(first: Option<Error>, last: Error) -> Error {
+    match first {
+        Some(first) if last.code() == "UNAVAILABLE" => first,
+        _ => last,
     }
 }
 

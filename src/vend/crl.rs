@@ -1,7 +1,7 @@
 //! The published CRLs: made again when a revocation asks for it, when another server changed the list, and before they lapse.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +15,7 @@ use super::Vend;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
+    lease::RevokedSerial,
     name::CaName,
 };
 
@@ -26,6 +27,8 @@ pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct PublishedCrl {
     /// The CRL, DER.
     pub der: Vec<u8>,
+    /// The certificates that it names.
+    pub revoked: Vec<RevokedSerial>,
     /// Its number.
     pub number: u64,
     /// The revision of the revocation list that it shows.
@@ -116,22 +119,28 @@ impl Vend {
         let now = self.clock.now();
         let current = slot.published.borrow().clone();
         // One from the future was made before the clock was set back: it may lack what had expired by that time only.
-        let fresh = current.is_some_and(|crl| crl.this_update <= now && now < refresh_at(&crl));
+        let fresh = current.as_ref().is_some_and(|crl| crl.this_update <= now && now < refresh_at(&crl));
         let waited_for = ticket > *slot.served.borrow();
         if fresh && !waited_for && self.store.revocation_revision(ca).await? == self.published_revision(ca) {
             return Ok(false);
         }
         let rules = self.rules.load_full();
         let authority = rules.x509.authorities().get(ca).ok_or_else(|| super::defect("a CRL desk without its CA"))?.clone();
-        let (revision, revoked) = self.store.revoked(ca, now).await?;
+        let (revision, mut revoked) = self.store.revoked(ca, now).await?;
+        // What was revoked once stays so until it expires, also when the store lost it and was not reconciled yet.
+        let named: HashSet<String> = revoked.iter().map(|entry| entry.serial.clone()).collect();
+        let before = current.iter().flat_map(|crl| &crl.revoked);
+        revoked.extend(before.filter(|entry| entry.not_after > now && !named.contains(&entry.serial)).cloned());
         // At least the time: so it grows also over a store that was emptied.
         let floor = u64::try_from(now.as_millisecond()).unwrap_or(0);
         let number = self.store.next_crl_number(ca, floor).await?;
         // Signing a long list takes milliseconds: not on a thread that serves callers.
-        let signed = tokio::task::spawn_blocking(move || authority.sign_crl(number, &revoked, now)).await;
-        let crl = signed.map_err(|panic| super::defect(&panic.to_string()))??;
+        let sign = move || authority.sign_crl(number, &revoked, now).map(|crl| (crl, revoked));
+        let signed = tokio::task::spawn_blocking(sign).await;
+        let (crl, revoked) = signed.map_err(|panic| super::defect(&panic.to_string()))??;
         slot.published.send_replace(Some(Arc::new(PublishedCrl {
             der: crl.der,
+            revoked,
             number,
             revision,
             this_update: crl.this_update,

@@ -1,7 +1,7 @@
 //! What every method does before and after its own work: call id, authentication, rate limits, metrics, error mapping.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use crate::{
         error::{Code, Error, Result},
         identity::Identity,
     },
-    server::{callers::Callers, config::Limits, conn::ConnInfo},
+    server::{addresses::network, callers::Callers, config::Limits, conn::ConnInfo},
     vend::{Call, Origin, Vend},
 };
 
@@ -160,15 +160,6 @@ pub(super) async fn unbroken<T: Send + 'static>(
         }
     });
     receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
-}
-
-/// What one stranger has as its own: an address, or the 64 bits of an IPv6 network (RFC 4291 section 2.5.1), in which it may take
-/// any address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
-    }
 }
 
 /// Where a request comes from.

@@ -57,7 +57,7 @@ async fn a_caller_writes_nothing_into_the_record_of_another_tenant() {
     let events = world.events();
     assert!(!events.is_empty());
     for event in events {
-        assert_eq!(event.tenant.as_ref().map(|tenant| tenant.as_str()), Some("jobs"), "{event:?}");
+        assert_eq!(event.tenant.as_ref().map(daypass::model::name::TenantName::as_str), Some("jobs"), "{event:?}");
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::addresses::Place;
 use crate::model::{error::Result, identity::PeerCertificate};
 
 /// What the handlers learn of a connection.
@@ -32,6 +33,14 @@ pub(super) struct ConnInfo {
     pub peer: Option<Arc<PeerCertificate>>,
 }
 
+/// What a connection holds of what all share, as long as it lives.
+pub(super) struct Held {
+    /// One of all connections.
+    pub _connection: OwnedSemaphorePermit,
+    /// One of its address's.
+    pub address: Place,
+}
+
 /// A connection in service.
 pub(super) struct Conn {
     tls: TlsStream<TcpStream>,
@@ -41,15 +50,15 @@ pub(super) struct Conn {
     /// It was cut.
     ended: bool,
     place: Option<(Arc<Registry>, u64)>,
-    _permit: OwnedSemaphorePermit,
+    _held: Held,
 }
 
 impl Conn {
-    pub(super) fn new(tls: TlsStream<TcpStream>, info: ConnInfo, registry: &Arc<Registry>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(tls: TlsStream<TcpStream>, info: ConnInfo, registry: &Arc<Registry>, held: Held) -> Self {
         let chain = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let (place, cut) = chain.zip(info.peer.clone()).map(|(chain, peer)| registry.enter(chain, peer)).unzip();
         let place = place.map(|id| (registry.clone(), id));
-        Self { tls, info, cut, ended: false, place, _permit: permit }
+        Self { tls, info, cut, ended: false, place, _held: held }
     }
 
     /// Asked before reading and before writing: a peer that does not read what it is sent must not put off its end.

@@ -5,14 +5,15 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
+    addresses::Addresses,
     config::Limits,
-    conn::{Conn, ConnInfo, Registry},
+    conn::{Conn, ConnInfo, Held, Registry},
     tls::TlsEdge,
 };
 use crate::clock::Clock;
@@ -48,11 +49,11 @@ impl Acceptor {
     async fn accept_all(self: Arc<Self>, listener: TcpListener, ready: mpsc::Sender<io::Result<Conn>>) {
         let connections = Arc::new(Semaphore::new(self.limits.connections));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let addresses = Addresses::new(self.limits.connections_per_address, self.limits.handshakes_per_address);
         loop {
-            let permits = async { (connections.clone().acquire_owned().await, handshakes.clone().acquire_owned().await) };
-            let (connection, handshake) = tokio::select! {
+            let connection = tokio::select! {
                 () = ready.closed() => return,
-                (Ok(connection), Ok(handshake)) = permits => (connection, handshake),
+                Ok(connection) = connections.clone().acquire_owned() => connection,
                 else => return,
             };
             let accepted = tokio::select! {
@@ -61,10 +62,18 @@ impl Acceptor {
             };
             match accepted {
                 Ok((tcp, address)) => {
-                    let (acceptor, ready) = (self.clone(), ready.clone());
+                    let Some(place) = addresses.enter(address.ip()) else {
+                        refused(address, "its address has as many connections as it may");
+                        continue;
+                    };
+                    let held = Held { _connection: connection, address: place };
+                    let (acceptor, handshakes, ready) = (self.clone(), handshakes.clone(), ready.clone());
                     tokio::spawn(async move {
-                        let conn = acceptor.handshake(tcp, address, connection).await;
-                        drop(handshake);
+                        // First one of its address's, and only then one of all: a silent address waits for itself.
+                        let own = held.address.handshakes.clone();
+                        let (Ok(own), Ok(all)) = (own.acquire().await, handshakes.acquire().await) else { return };
+                        let conn = acceptor.handshake(tcp, address, held).await;
+                        drop((own, all));
                         if let Some(conn) = conn {
                             let _shutting_down = ready.send(Ok(conn)).await;
                         }
@@ -79,14 +88,14 @@ impl Acceptor {
         }
     }
 
-    async fn handshake(&self, tcp: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Conn> {
+    async fn handshake(&self, tcp: TcpStream, address: SocketAddr, held: Held) -> Option<Conn> {
         let _best_effort = tcp.set_nodelay(true);
         let acceptor = TlsAcceptor::from(self.edge.config());
         let limit = super::config::std_duration(self.limits.handshake_timeout);
         let tls = match tokio::time::timeout(limit, acceptor.accept(tcp).into_fallible()).await {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, tcp))) => {
-                tokio::spawn(close_gently(tcp, permit));
+                tokio::spawn(close_gently(tcp, held));
                 return refused(address, &error.to_string());
             }
             Err(_) => return refused(address, "the handshake took too long"),
@@ -99,14 +108,14 @@ impl Acceptor {
             },
         };
         metrics::counter!("daypass_handshakes_total", "outcome" => "done").increment(1);
-        Some(Conn::new(tls, ConnInfo { address, peer }, &self.registry, permit))
+        Some(Conn::new(tls, ConnInfo { address, peer }, &self.registry, held))
     }
 }
 
 /// Closes a connection whose handshake failed once the client has had time to read the alert. A socket that is closed while
 /// bytes of the client wait unread (a client of TLS 1.3 sends its first request before it can know) is reset, and a reset
 /// throws away the alert that says why.
-async fn close_gently(mut tcp: TcpStream, permit: OwnedSemaphorePermit) {
+async fn close_gently(mut tcp: TcpStream, held: Held) {
     let drained = async {
         tcp.shutdown().await?;
         let mut scratch = [0; 1024];
@@ -118,7 +127,7 @@ async fn close_gently(mut tcp: TcpStream, permit: OwnedSemaphorePermit) {
         io::Result::Ok(())
     };
     let _in_time = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
-    drop(permit);
+    drop(held);
 }
 
 fn refused(address: SocketAddr, why: &str) -> Option<Conn> {

@@ -1,5 +1,6 @@
 //! The service: configuration, wiring, TLS, the gRPC and HTTP edges, telemetry.
 
+mod addresses;
 mod callers;
 pub mod config;
 mod conn;

@@ -1,6 +1,7 @@
 //! Everything that runs against real servers, real TLS and real binaries, in one test binary.
 #![allow(missing_docs, clippy::unwrap_used)] // A test fails by panicking, its helpers included.
 
+mod attack;
 mod audit;
 mod authn;
 mod cli;

@@ -22,6 +22,10 @@ pub struct Limits {
     pub connections: usize,
     /// TLS handshakes at once.
     pub handshakes: usize,
+    /// Connections of one address (of one /64 of IPv6) at once; more are closed.
+    pub connections_per_address: usize,
+    /// TLS handshakes of one address at once; more wait, and hold up nobody else.
+    pub handshakes_per_address: usize,
     /// How long a TLS handshake may take.
     pub handshake_timeout: SignedDuration,
     /// How long a connection may live; after that it is closed gracefully.
@@ -47,6 +51,8 @@ impl Default for Limits {
             pending_resets: 20,
             connections: 10_000,
             handshakes: 256,
+            connections_per_address: 2_000,
+            handshakes_per_address: 64,
             handshake_timeout: SignedDuration::from_secs(5),
             connection_age: SignedDuration::from_hours(1),
             request_timeout: SignedDuration::from_secs(10),
@@ -68,6 +74,8 @@ impl Limits {
             ("pending_resets", self.pending_resets as u64, 1, 1000),
             ("connections", self.connections as u64, 1, 1_000_000),
             ("handshakes", self.handshakes as u64, 1, 100_000),
+            ("connections_per_address", self.connections_per_address as u64, 1, 1_000_000),
+            ("handshakes_per_address", self.handshakes_per_address as u64, 1, 100_000),
             ("requests_per_caller_per_second", u64::from(self.requests_per_caller_per_second), 1, 1_000_000),
             ("request_burst_per_caller", u64::from(self.request_burst_per_caller), 1, 1_000_000),
             ("failed_logins_per_address_per_minute", u64::from(self.failed_logins_per_address_per_minute), 1, 1_000_000),

@@ -1,7 +1,7 @@
 //! What every method does before and after its own work: call id, authentication, rate limits, metrics, error mapping.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use crate::{
         error::{Code, Error, Result},
         identity::Identity,
     },
-    server::{callers::Callers, config::Limits, conn::ConnInfo, trust::Trust},
+    server::{addresses::network, callers::Callers, config::Limits, conn::ConnInfo, trust::Trust},
     vend::{Call, Origin, Vend},
 };
 
@@ -158,9 +158,7 @@ impl Edge {
         let proof = self.authn.proof(peer.as_deref(), authorization, now).await?;
         self.vend.rules().book.catalog().identify(proof)
     }
-}
 
-impl Edge {
     /// Work that must not stop half-way when the caller leaves: it runs on, also through a shutdown, and `undelivered` hears of a result
     /// that nobody took.
     pub(super) async fn unbroken<T: Send + 'static>(
@@ -175,15 +173,6 @@ impl Edge {
             }
         });
         receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
-    }
-}
-
-/// What one stranger has as its own: an address, or the 64 bits of an IPv6 network (RFC 4291 section 2.5.1), in which it may take
-/// any address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

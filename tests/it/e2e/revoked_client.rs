@@ -59,7 +59,7 @@ fn a_revoked_certificate_opens_no_door_and_keeps_none_open() {
 #[test]
 fn a_revoked_certificate_stays_out_while_the_store_is_away() {
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
-    let mut world = World::on_redis(&redis.url());
+    let world = World::on_redis(&redis.url());
     let (lease, client) = vendor_client(&world);
     assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &lease]).code, 0);
     redis.stop();

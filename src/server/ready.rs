@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use super::trust::Trust;
 use crate::vend::Vend;
 
 /// The service as a whole, in gRPC's health protocol.
@@ -12,14 +13,21 @@ const WHOLE: &str = "";
 /// Readiness: read by `/readyz` and by gRPC health checking, written by the service's loop.
 pub(super) struct Readiness {
     vend: Arc<Vend>,
+    trust: Arc<Trust>,
     store_fault: Mutex<Option<String>>,
     draining: std::sync::atomic::AtomicBool,
     reporter: HealthReporter,
 }
 
 impl Readiness {
-    pub(super) fn new(vend: Arc<Vend>, reporter: HealthReporter) -> Self {
-        Self { vend, store_fault: Mutex::new(Some("the lease store was not asked yet".to_owned())), draining: false.into(), reporter }
+    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, reporter: HealthReporter) -> Self {
+        Self {
+            vend,
+            trust,
+            store_fault: Mutex::new(Some("the lease store was not asked yet".to_owned())),
+            draining: false.into(),
+            reporter,
+        }
     }
 
     /// Looks at the store, and tells gRPC's health service.
@@ -47,6 +55,9 @@ impl Readiness {
         }
         if self.store_fault.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             faults.push("the lease store does not answer");
+        }
+        if !self.trust.knows_revocations() {
+            faults.push("our own CRLs are not signed yet, so no client certificate is taken");
         }
         faults
     }

@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::watch,
 };
 use tokio_util::task::TaskTracker;
 
@@ -73,7 +73,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
-    let readiness = Arc::new(Readiness::new(vend.clone(), reporter));
+    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
 
@@ -98,7 +98,8 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         limiters,
         request_timeout: std_duration(config.limits.request_timeout),
         in_flight: in_flight.clone(),
-        bulk: Arc::new(Semaphore::new(grpc::MAX_BULK)),
+        streams: Arc::new(grpc::Streams::default()),
+        connection_age: std_duration(config.limits.connection_age),
         shutdown: draining.clone(),
     });
     let incoming = acceptor.serve(grpc_listener);

@@ -119,7 +119,7 @@ impl Vend {
         let now = self.clock.now();
         let current = slot.published.borrow().clone();
         // One from the future was made before the clock was set back: it may lack what had expired by that time only.
-        let fresh = current.as_ref().is_some_and(|crl| crl.this_update <= now && now < refresh_at(&crl));
+        let fresh = current.as_ref().is_some_and(|crl| crl.this_update <= now && now < refresh_at(crl));
         let waited_for = ticket > *slot.served.borrow();
         if fresh && !waited_for && self.store.revocation_revision(ca).await? == self.published_revision(ca) {
             return Ok(false);

@@ -38,10 +38,16 @@ impl AuditService for Edge {
                 let error = Error::new(Code::InvalidRequest, format!("last is at most {MAX_LAST}"));
                 return Err(self.vend.refused(&call, error).await);
             }
+            let place = self.place_for(&call).await?;
             self.vend.begin_tail(&call).await?;
             let from = if last > 0 { TailFrom::Newest(last as usize) } else { TailFrom::After(after_seq) };
             let (sender, records) = mpsc::channel(WAITING_RECORDS);
-            tokio::spawn(send_tail(Arc::clone(&self.vend), call, from, follow, self.shutdown.clone(), sender));
+            let tail = send_tail(Arc::clone(&self.vend), call, from, follow, self.shutdown.clone(), sender);
+            let age = self.connection_age;
+            tokio::spawn(async move {
+                let _too_old = tokio::time::timeout(age, tail).await;
+                drop(place);
+            });
             Ok(records)
         };
         let answer = started.await.map_err(|error| status(&error, &call_id));

@@ -8,14 +8,18 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tonic::{
     Request, Response, Status,
     metadata::{AsciiMetadataValue, MetadataValue},
 };
 
-use super::{convert, status::status};
+use super::{
+    convert,
+    status::status,
+    streams::{MAX_STREAMS_PER_CALLER, StreamPlace, Streams},
+};
 use crate::{
     authn::one_authorization,
     clock,
@@ -73,7 +77,7 @@ impl Limiters {
     }
 
     fn admit(&self, identity: &Identity) -> Result<(), (Error, bool)> {
-        let key: Arc<str> = format!("{}\n{}", identity.tenant, identity.subject()).into();
+        let key = caller_key(identity);
         self.callers.check_key(&key).map_err(|_| {
             let error = Error::new(Code::RateLimited, "you ask too often; slow down, and try again in a second");
             (error, self.records.check_key(&key).is_ok())
@@ -90,8 +94,10 @@ pub(in crate::server) struct Edge {
     pub(in crate::server) request_timeout: Duration,
     /// What runs on when its caller leaves; a shutdown waits for it.
     pub(in crate::server) in_flight: TaskTracker,
-    /// One permit for each revocation of many that may run at once.
-    pub(in crate::server) bulk: Arc<Semaphore>,
+    /// How many streams each caller has.
+    pub(in crate::server) streams: Arc<Streams>,
+    /// How long a stream may live.
+    pub(in crate::server) connection_age: Duration,
     pub(in crate::server) shutdown: watch::Receiver<bool>,
 }
 
@@ -140,6 +146,18 @@ impl Edge {
         }
     }
 
+    /// A place for one more stream of a caller: each has only so many, and holds none of another's.
+    pub(super) async fn place_for(&self, call: &Call) -> Result<StreamPlace> {
+        match self.streams.enter(caller_key(&call.identity)) {
+            Some(place) => Ok(place),
+            None => {
+                let busy =
+                    format!("you have {MAX_STREAMS_PER_CALLER} streams already (audit tail, revoke of many); try again when one has ended");
+                Err(self.vend.refused(call, Error::new(Code::RateLimited, busy)).await)
+            }
+        }
+    }
+
     async fn identity<T>(&self, request: &Request<T>) -> Result<Identity> {
         let now = self.vend.now();
         let peer = request.extensions().get::<ConnInfo>().and_then(|info| info.peer.clone());
@@ -174,6 +192,10 @@ impl Edge {
         });
         receiver.await.unwrap_or_else(|_| Err(Error::internal("the work panicked")))
     }
+}
+
+fn caller_key(identity: &Identity) -> Arc<str> {
+    format!("{}\n{}", identity.tenant, identity.subject()).into()
 }
 
 /// Where a request comes from.

@@ -116,15 +116,12 @@ impl LeaseService for Edge {
                 Ok(parsed) => parsed,
                 Err(error) => return Err(self.vend.refused(&call, error).await),
             };
-            let Ok(permit) = Arc::clone(&self.bulk).try_acquire_owned() else {
-                let busy = Error::new(Code::RateLimited, "several revocations of many run already; try again when one has ended");
-                return Err(self.vend.refused(&call, busy).await);
-            };
+            let place = self.place_for(&call).await?;
             let (sender, steps) = mpsc::channel(WAITING_STEPS);
             let revoking = Arc::clone(&self.vend).revoke_matching(call, filter, dry_run, reason, sender);
             self.in_flight.spawn(async move {
                 revoking.await;
-                drop(permit);
+                drop(place);
             });
             Ok(steps)
         };

@@ -6,6 +6,7 @@ mod credential;
 mod edge;
 mod lease;
 mod status;
+mod streams;
 mod trust;
 
 use std::{io, sync::Arc, time::Duration};
@@ -14,9 +15,7 @@ use tokio_stream::Stream;
 use tonic::transport::{Server, server::Router};
 
 pub(super) use edge::{Edge, Limiters};
-
-/// Revocations of many that may run at once.
-pub(super) const MAX_BULK: usize = 16;
+pub(super) use streams::Streams;
 
 use super::{
     config::{Limits, std_duration},
@@ -61,8 +60,8 @@ fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Resul
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .max_connection_age(std_duration(limits.connection_age))
-        .max_connection_age_grace(std_duration(limits.drain_timeout));
+        // Without a grace: with one, tonic cuts what is in flight instead of ending the connection gracefully. Tails end by themselves.
+        .max_connection_age(std_duration(limits.connection_age));
     let mut server = server;
     Ok(server.add_service(credential).add_service(lease).add_service(trust).add_service(audit).add_service(reflection).add_service(health))
 }

@@ -105,6 +105,9 @@ fn a_tenant_that_ended_gets_nothing() {
     assert!(ended("2020-01-01T00:00:00Z").decide_lease(LeaseAction::Read, &vendor(), &lease("web", &vendor()), None, now()).is_ok());
 }
 
+/// What is said of a role that nothing is near to.
+const NONE_OF: &str = "there is no role \"ROLE\" for you; `daypass whoami` lists those that you may have";
+
 #[test]
 fn another_tenants_role_looks_like_none() {
     let book = book(ALL);
@@ -112,7 +115,7 @@ fn another_tenants_role_looks_like_none() {
     let (_, none) = refusal(issue(&book, &operator(), "vendor-klient", None));
     assert_eq!(code, Code::RoleNotFound);
     assert_eq!(other, none.replace("klient", "client"));
-    assert_eq!(other, "there is no role \"vendor-client\" for you");
+    assert_eq!(other, NONE_OF.replace("ROLE", "vendor-client"));
 }
 
 #[test]
@@ -122,12 +125,12 @@ fn a_role_is_suggested_only_to_who_may_have_it() {
         refusal(issue(&book, &operator(), "wbe", None)),
         (Code::RoleNotFound, "there is no role \"wbe\" for you; did you mean \"web\"?".into())
     );
-    assert_eq!(refusal(issue(&book, &vendor(), "wbe", None)).1, "there is no role \"wbe\" for you");
+    assert_eq!(refusal(issue(&book, &vendor(), "wbe", None)).1, NONE_OF.replace("ROLE", "wbe"));
     assert_eq!(
         refusal(issue(&book, &vendor(), "vendor-cliet", None)).1,
         "there is no role \"vendor-cliet\" for you; did you mean \"vendor-client\"?"
     );
-    assert_eq!(refusal(issue(&book, &operator(), "vendor-cliet", None)).1, "there is no role \"vendor-cliet\" for you");
+    assert_eq!(refusal(issue(&book, &operator(), "vendor-cliet", None)).1, NONE_OF.replace("ROLE", "vendor-cliet"));
     let roles = |identity: Arc<Identity>| book.roles_for(&identity, None, now()).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(roles(operator()), ["web"]);
     assert_eq!(roles(vendor()), ["vendor-client"]);
@@ -253,7 +256,7 @@ fn nobody_elses_lease_is_renewed_even_by_who_may_do_everything() {
     let elsewhere = certificate("operators", "spiffe://dev/vendor/agent");
     for caller in [operator(), certificate("vendor", "spiffe://dev/vendor/b"), elsewhere] {
         let (code, public) = refusal(book.decide_renew(&caller, &held, None, None, now()));
-        assert_eq!((code, public.as_str()), (Code::LeaseNotFound, "there is no such lease, or you may not read it"));
+        assert_eq!((code, public.as_str()), (Code::LeaseNotFound, daypass::policy::NO_SUCH_LEASE));
     }
 }
 
@@ -262,7 +265,7 @@ fn a_lease_that_may_not_be_read_is_not_there() {
     let book = book("permit(principal is Certificate in Tenant::\"operators\", action == Action::\"read\", resource in Role::\"web\");");
     let web = lease("web", &vendor());
     let revoke = |caller: &Identity, lease: &Lease| book.decide_lease(LeaseAction::Revoke, caller, lease, None, now());
-    assert_eq!(refusal(revoke(&vendor(), &web)), (Code::LeaseNotFound, "there is no such lease, or you may not read it".into()));
+    assert_eq!(refusal(revoke(&vendor(), &web)), (Code::LeaseNotFound, daypass::policy::NO_SUCH_LEASE.into()));
     assert_eq!(refusal(revoke(&operator(), &lease("db", &vendor()))).0, Code::LeaseNotFound);
     assert_eq!(
         refusal(revoke(&operator(), &web)),

@@ -8,7 +8,7 @@ use daypass::{
         credential::Credential,
         error::Code,
         event::Outcome,
-        lease::{LeaseFilter, LeaseId, LeaseState},
+        lease::{Lease, LeaseFilter, LeaseId, LeaseState},
     },
     vend::RevokeStep,
 };
@@ -21,7 +21,8 @@ async fn one_request_id_is_one_lease_and_one_certificate() {
     let world = World::new();
     let first = world.issue(&job(1), Some("step")).await.unwrap();
     let again = world.issue(&job(1), Some("step")).await.unwrap();
-    assert_eq!(first.lease, again.lease);
+    assert_eq!(again.lease, Lease { version: 2, ..first.lease.clone() }, "taken over, else the same");
+    assert_eq!(world.issue(&job(1), Some("step")).await.unwrap().lease, again.lease);
     let (Credential::X509(first), Credential::X509(again)) = (first.credential, again.credential);
     let tbs = |der: &[u8]| {
         use x509_parser::prelude::FromDer;

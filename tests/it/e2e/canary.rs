@@ -65,7 +65,7 @@ fn provoke(world: &World) -> (Canaries, String) {
         vec![("a good token", token::mint(world, json!({})), 0), ("an expired token", token::mint(world, json!({"exp": 1000})), 3)];
     tokens.push(("a token for another audience", token::mint(world, json!({"aud": "x"})), 3));
     tokens.push(("a token of no tenant", token::mint(world, json!({"repository_id": "0"})), 4));
-    tokens.push(("a token of nobody", format!("{}.{}.{}", garbage, garbage, garbage), 3));
+    tokens.push(("a token of nobody", format!("{garbage}.{garbage}.{garbage}"), 3));
     let job = Caller::token(tokens[0].1.clone());
     for (what, token, code) in &tokens {
         for args in [&["issue", "web"][..], &["issue", "web", "-o", "json"], &["whoami"], &["lease", "list"], &["audit", "tail"]] {

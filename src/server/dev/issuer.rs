@@ -108,7 +108,6 @@ impl JobTokens {
 /// A key in PKCS #8 as text (RFC 7468 section 10).
 fn pem(pkcs8: &[u8]) -> Zeroizing<String> {
     let encoded = Zeroizing::new(STANDARD.encode(pkcs8));
-    let lines = encoded.as_bytes().chunks(64).flat_map(|line| line.iter().chain(b"\n")).map(|byte| char::from(*byte));
-    let head = "-----BEGIN PRIVATE KEY-----\n".chars();
-    Zeroizing::new(head.chain(lines).chain("-----END PRIVATE KEY-----\n".chars()).collect())
+    let lines: Vec<&str> = encoded.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    Zeroizing::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n")))
 }

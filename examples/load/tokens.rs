@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, thread};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use daypass::clock::{self, Clock, SystemClock};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -15,9 +15,7 @@ const LIFE: i64 = 300;
 /// So many tokens, each with an id of its own.
 pub fn mint(dir: &Path, count: u64) -> Result<Vec<String>> {
     let sample = sample_claims(dir)?;
-    let pkcs8 = STANDARD.decode(fs::read_to_string(dir.join("issuer/key.der"))?.trim())?;
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(pkcs8));
-    let key = EncodingKey::from_rsa_pem(pem.as_bytes())?;
+    let key = EncodingKey::from_rsa_pem(&fs::read(dir.join("issuer/key.pem"))?)?;
     let header = Header { kid: Some("dev".to_owned()), ..Header::new(Algorithm::RS256) };
     let cores = thread::available_parallelism()?.get() as u64;
     let shares = (0..cores).map(|core| count / cores + u64::from(core < count % cores));
@@ -40,7 +38,7 @@ pub fn mint(dir: &Path, count: u64) -> Result<Vec<String>> {
 fn sample_claims(dir: &Path) -> Result<Value> {
     let token = fs::read_to_string(dir.join("job.jwt"))?;
     let payload = token.split('.').nth(1).ok_or("job.jwt is no token")?;
-    Ok(serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload)?)?)
+    Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?)
 }
 
 fn token(sample: &Value, header: &Header, key: &EncodingKey) -> Result<String> {

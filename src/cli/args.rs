@@ -135,7 +135,8 @@ pub struct Issue {
     /// What the credential is like and where it goes.
     #[command(flatten)]
     pub making: Making,
-    /// Repeating the same id gives the same lease, never a second one [default: a random one]
+    /// Repeating a request with the same id and the same --csr gives the same lease, never a second one;
+    /// with another key it is refused (REQUEST_ID_REUSED) [default: a random one]
     #[arg(long, value_name = "ID", value_parser = request_id)]
     pub request_id: Option<String>,
 }

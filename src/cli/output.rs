@@ -20,11 +20,17 @@ pub fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 
 /// An error on standard error: one line. Nothing is left to do when even that fails.
 pub fn error(error: &Error, as_json: bool) {
-    let line = match as_json {
-        true => json!({"error": {"code": error.code(), "message": error.message()}}).to_string(),
-        false => format!("daypass: {}", one_line(error.message())),
-    };
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", error_line(error, as_json));
+}
+
+fn error_line(error: &Error, as_json: bool) -> String {
+    let message = one_line(error.message());
+    match (as_json, error.call_id()) {
+        (true, None) => json!({"error": {"code": error.code(), "message": error.message()}}).to_string(),
+        (true, Some(id)) => json!({"error": {"code": error.code(), "message": error.message(), "call_id": id}}).to_string(),
+        (false, None) => format!("daypass: {message}"),
+        (false, Some(id)) => format!("daypass: {message} (call id {id})"),
+    }
 }
 
 /// A remark on standard error: one line. Beside JSON it is JSON too, so that every line there parses.
@@ -184,6 +190,19 @@ mod tests {
         let mut out = Vec::new();
         print(&mut out).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_error_names_the_call_where_the_servers_log_says_more() {
+        let mut status = tonic::Status::internal("something is wrong at the server; its log says what");
+        status.metadata_mut().insert("x-daypass-call-id", "0af3".parse().unwrap());
+        let error = Error::from_status(&status);
+        assert_eq!(error_line(&error, false), "daypass: something is wrong at the server; its log says what (call id 0af3)");
+        let line: serde_json::Value = serde_json::from_str(&error_line(&error, true)).unwrap();
+        assert_eq!((&line["error"]["code"], &line["error"]["call_id"]), (&json!("INTERNAL"), &json!("0af3")));
+        let own = Error::unavailable("no server");
+        assert_eq!(error_line(&own, false), "daypass: no server");
+        assert!(!error_line(&own, true).contains("call_id"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::model::lease::LeaseId;
+use crate::model::{lease::LeaseId, request::RequestId};
 
 /// The longest request id, in bytes.
 pub const MAX_REQUEST_ID: usize = 128;
@@ -71,19 +71,16 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     Ok(found)
 }
 
-/// 1 to [`MAX_REQUEST_ID`] printable ASCII characters.
+/// 1 to [`MAX_REQUEST_ID`] printable ASCII characters without spaces, as the server takes it.
 pub(super) fn request_id(text: &str) -> Result<String, String> {
-    let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-    if text.is_empty() || text.len() > MAX_REQUEST_ID || !printable {
-        return Err(format!("it must be 1 to {MAX_REQUEST_ID} printable ASCII characters"));
-    }
-    Ok(text.to_owned())
+    let id = RequestId::try_from(text.to_owned());
+    id.map(|id| id.as_str().to_owned()).map_err(|_| format!("it must be 1 to {MAX_REQUEST_ID} printable ASCII characters, none a space"))
 }
 
-/// At most [`MAX_REASON`] bytes.
+/// At most [`MAX_REASON`] bytes without control characters, as the server takes it.
 pub(super) fn reason(text: &str) -> Result<String, String> {
-    if text.len() > MAX_REASON {
-        return Err(format!("it must be at most {MAX_REASON} bytes"));
+    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+        return Err(format!("it must be at most {MAX_REASON} bytes without control characters"));
     }
     Ok(text.to_owned())
 }
@@ -111,6 +108,18 @@ mod tests {
         }
         for bad in ["", "m", "-5m", "5 parsecs", "15m ago", "1e9", "99999999999"] {
             assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_would_refuse_is_refused_here() {
+        assert_eq!(request_id("ci-42/deploy!"), Ok("ci-42/deploy!".to_owned()));
+        for bad in ["", "a b", "a\t", "\u{e4}", &"a".repeat(MAX_REQUEST_ID + 1)] {
+            assert!(request_id(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(reason("key lost, \u{e4}h"), Ok("key lost, \u{e4}h".to_owned()));
+        for bad in ["a\nb", "\u{1b}[2J", "\u{9b}", &"a".repeat(MAX_REASON + 1)] {
+            assert!(reason(bad).is_err(), "{bad:?}");
         }
     }
 

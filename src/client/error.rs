@@ -10,6 +10,12 @@ use super::text;
 /// The longest text of a server that is passed on, in characters.
 pub const MAX_SERVER_TEXT: usize = 2_000;
 
+/// The longest id of a call that is passed on, in characters.
+pub const MAX_CALL_ID: usize = 64;
+
+/// The metadata that holds it.
+const CALL_ID: &str = "x-daypass-call-id";
+
 /// How a script should treat an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -33,6 +39,7 @@ pub struct Error {
     kind: Kind,
     code: Cow<'static, str>,
     message: String,
+    call_id: Option<String>,
 }
 
 /// What a fallible step of the client gives.
@@ -41,7 +48,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of our own making.
     pub fn new(kind: Kind, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { kind, code: code.into(), message: message.into() }
+        Self { kind, code: code.into(), message: message.into(), call_id: None }
     }
 
     /// The caller must change the command or its settings.
@@ -79,7 +86,7 @@ impl Error {
             "" => format!("the server says {name}"),
             message => text::one_line(message).chars().take(MAX_SERVER_TEXT).collect(),
         };
-        Self { kind, code, message }
+        Self { kind, code, message, call_id: call_id(status) }
     }
 
     /// The same with a hint of what to do next.
@@ -102,6 +109,12 @@ impl Error {
     /// The text for people: one line.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What the server's log and audit record know the call by, where they say more than the caller is told: of a defect, and of
+    /// what is unavailable.
+    pub fn call_id(&self) -> Option<&str> {
+        self.call_id.as_deref()
     }
 
     /// Whether the same call may be sent again.
@@ -139,6 +152,14 @@ fn kind_and_name(code: Code) -> (Kind, &'static str) {
         Code::DataLoss => (Kind::Other, "DATA_LOSS"),
         Code::Unauthenticated => (Kind::NotAuthenticated, "UNAUTHENTICATED"),
     }
+}
+
+/// The call id, where the operator who has the log can help with it.
+fn call_id(status: &Status) -> Option<String> {
+    let helps = matches!(status.code(), Code::Internal | Code::Unknown | Code::Unavailable | Code::DeadlineExceeded);
+    let id = status.metadata().get(CALL_ID)?.to_str().ok()?;
+    let is_id = (1..=MAX_CALL_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    (helps && is_id).then(|| id.to_owned())
 }
 
 /// Whether a status came from our own transport and not from the server: only then it has a source.
@@ -197,6 +218,25 @@ mod tests {
         let error = Error::from_status(&Status::internal(format!("a\r\nb\u{1b}[2Jc{}", "x".repeat(3_000))));
         assert!(error.message().starts_with("a b\u{fffd}[2Jc"), "{}", error.message());
         assert_eq!(error.message().chars().count(), MAX_SERVER_TEXT);
+    }
+
+    #[test]
+    fn the_call_id_is_passed_on_where_the_servers_log_says_more() {
+        let with_id = |code, id: &str| {
+            let mut status = Status::new(code, "why");
+            status.metadata_mut().insert(CALL_ID, id.parse().unwrap());
+            Error::from_status(&status).call_id().map(str::to_owned)
+        };
+        for code in [Code::Internal, Code::Unknown, Code::Unavailable, Code::DeadlineExceeded] {
+            assert_eq!(with_id(code, "0af3").as_deref(), Some("0af3"));
+        }
+        for code in [Code::PermissionDenied, Code::NotFound, Code::InvalidArgument, Code::Unauthenticated] {
+            assert_eq!(with_id(code, "0af3"), None);
+        }
+        for bad in ["", "a b", "a;b", &"a".repeat(MAX_CALL_ID + 1)] {
+            assert_eq!(with_id(Code::Internal, bad), None, "{bad:?}");
+        }
+        assert_eq!(Error::from_status(&Status::internal("why")).call_id(), None);
     }
 
     #[test]

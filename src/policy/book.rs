@@ -75,13 +75,20 @@ impl PolicyBook {
     /// it has), templates, equal `@id`s, and each policy that a lint refuses (`blanket-permit`, `mutable-identity`,
     /// `wide-pattern`) and that gives no `@reason`.
     pub fn load(file: &str, text: &str, catalog: Arc<Catalog>, version: &str) -> Result<Self, Vec<Fault>> {
-        let failed =
-            |why: String| vec![Fault { file: file.to_owned(), line: 0, message: format!("the policies cannot be checked: {why}") }];
-        std::thread::scope(|scope| {
-            let loading = || Self::load_here(file, text, catalog, version);
-            let thread = std::thread::Builder::new().name("policy-load".to_owned()).stack_size(LOAD_STACK).spawn_scoped(scope, loading);
-            let ended = thread.map_err(|error| failed(format!("no thread: {error}")))?.join();
-            ended.unwrap_or_else(|_| Err(failed("the checker panicked; this is a defect, please report it".to_owned())))
+        with_stack(file, || Self::load_here(file, text, catalog, version))
+    }
+
+    /// Parses policies without a catalog: what can be said of them before it is known whom and what they may speak of.
+    ///
+    /// # Errors
+    /// What [`Self::load`] finds before it looks at the catalog: what does not parse, templates, equal `@id`s, what is too much.
+    pub fn parse(file: &str, text: &str) -> Result<(), Vec<Fault>> {
+        with_stack(file, || {
+            let loader = Loader { file, text, catalog: &Catalog::default() };
+            let statements = loader.statements()?;
+            let mut faults = Vec::new();
+            loader.parse(&statements, &mut faults);
+            if faults.is_empty() { Ok(()) } else { Err(faults) }
         })
     }
 
@@ -91,13 +98,7 @@ impl PolicyBook {
         if !faults.is_empty() {
             return Err(faults);
         }
-        if text.len() > MAX_POLICY_TEXT {
-            return Err(vec![loader.fault(0, format!("the policies are longer than {MAX_POLICY_TEXT} bytes"))]);
-        }
-        let statements = statements(text);
-        if statements.len() > MAX_POLICIES {
-            return Err(vec![loader.fault(0, format!("there are more than {MAX_POLICIES} policies"))]);
-        }
+        let statements = loader.statements()?;
         let parsed = loader.parse(&statements, &mut faults);
         let mut warnings = loader.check(&parsed, &mut faults);
         if faults.is_empty() {
@@ -165,6 +166,17 @@ impl Loader<'_> {
             format!("the issuers {} would all be Token::{ty} in policies; rename all but one", issuers.join(" and "))
         };
         types.into_iter().map(|entry| Fault { file: self.file.to_owned(), line: 0, message: message(entry) }).collect()
+    }
+
+    fn statements(&self) -> Result<Vec<Statement<'_>>, Vec<Fault>> {
+        if self.text.len() > MAX_POLICY_TEXT {
+            return Err(vec![self.fault(0, format!("the policies are longer than {MAX_POLICY_TEXT} bytes"))]);
+        }
+        let statements = statements(self.text);
+        if statements.len() > MAX_POLICIES {
+            return Err(vec![self.fault(0, format!("there are more than {MAX_POLICIES} policies"))]);
+        }
+        Ok(statements)
     }
 
     /// Each statement by itself, so that one that does not parse hides nothing in the others.
@@ -292,6 +304,16 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+/// Runs a load on a thread that has [`LOAD_STACK`].
+fn with_stack<T: Send>(file: &str, loading: impl FnOnce() -> Result<T, Vec<Fault>> + Send) -> Result<T, Vec<Fault>> {
+    let failed = |why: String| vec![Fault { file: file.to_owned(), line: 0, message: format!("the policies cannot be checked: {why}") }];
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("policy-load".to_owned()).stack_size(LOAD_STACK).spawn_scoped(scope, loading);
+        let ended = thread.map_err(|error| failed(format!("no thread: {error}")))?.join();
+        ended.unwrap_or_else(|_| Err(failed("the checker panicked; this is a defect, please report it".to_owned())))
+    })
 }
 
 /// An error of Cedar's as one sentence, with its help.

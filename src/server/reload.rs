@@ -11,7 +11,7 @@ use std::{
 use tokio::signal::unix::Signal;
 
 use super::{
-    config::{self, Config},
+    config::{self, Config, Watched},
     run::Parts,
 };
 use crate::{
@@ -30,7 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 type Stamp = Vec<Option<(u64, i64, i64, u64)>>;
 
 /// Reloads on SIGHUP and when a watched file changed.
-pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<PathBuf>, mut hangup: Signal) {
+pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, started: Watched, mut hangup: Signal) {
+    let mut watched = started.files.clone();
     let mut tick = ticker(LOOK_EVERY);
     let mut seen = stamp(&watched);
     loop {
@@ -44,7 +45,7 @@ pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<Pat
         }
         // From before the files were read: a change while they were is seen at the next look.
         seen = now;
-        match reload(&parts, &path).await {
+        match reload(&parts, &path, &started).await {
             Ok(files) if files == watched => {}
             Ok(files) => {
                 watched = files;
@@ -61,7 +62,8 @@ pub(super) async fn watch(parts: Arc<Parts>, path: PathBuf, mut watched: Vec<Pat
     }
 }
 
-async fn reload(parts: &Arc<Parts>, path: &Path) -> std::result::Result<Vec<PathBuf>, Vec<Fault>> {
+/// Gives the files to look at from now on.
+async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::result::Result<Vec<PathBuf>, Vec<Fault>> {
     let (file, now) = (path.to_owned(), parts.vend.now());
     let loaded = tokio::task::spawn_blocking(move || config::load(&file, now)).await;
     let at_file = |error: Error| vec![Fault { file: path.display().to_string(), line: 0, message: error.to_string() }];
@@ -72,9 +74,13 @@ async fn reload(parts: &Arc<Parts>, path: &Path) -> std::result::Result<Vec<Path
     }
     apply(parts, config).map_err(at_file)?;
     metrics::gauge!("daypass_config_in_force").set(1.0);
-    parts.vend.reloaded(Ok(())).await;
+    let ignored = started.need_restart(&watched);
+    parts.vend.reloaded(Ok(&ignored)).await;
     tracing::info!(policy_version = %parts.vend.rules().book.version(), "the new configuration is in force");
-    Ok(watched)
+    if !ignored.is_empty() {
+        tracing::warn!(sections = ignored.join(", "), "what has changed in these sections is not in force: it needs a restart");
+    }
+    Ok(watched.files)
 }
 
 /// Puts a checked configuration in force. What can still fail comes first, so that nothing is half taken.

@@ -74,7 +74,8 @@ fn trust_store(domains: &Domains, own_crls: &BTreeMap<CaName, Vec<u8>>) -> Resul
     TrustStore::new(domains.iter().map(with_own).collect()).map_err(|faults| Error::internal(faults.join("; ")))
 }
 
-fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<dyn ResolvesServerCert>> {
+/// What a handshake shows: a chain, leaf first, and its key, both PEM.
+pub(super) fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<dyn ResolvesServerCert>> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<std::result::Result<Vec<_>, _>>().map_err(Error::internal)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(Error::internal)?;
     let certified = CertifiedKey::new(chain, any_supported_type(&key).map_err(Error::internal)?);

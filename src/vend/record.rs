@@ -103,10 +103,11 @@ impl Vend {
         self.ended(call, About::default(), error, self.clock.now()).await
     }
 
-    /// Records that a new configuration was taken into force, or refused.
-    pub async fn reloaded(&self, outcome: Result<(), &[Fault]>) {
+    /// Records that a new configuration was taken into force, but for the sections that need a restart, or that it was refused.
+    pub async fn reloaded(&self, outcome: Result<&[&str], &[Fault]>) {
         let (outcome, detail) = match outcome {
-            Ok(()) => (Outcome::Done, Vec::new()),
+            Ok([]) => (Outcome::Done, Vec::new()),
+            Ok(sections) => (Outcome::Done, vec![format!("needs a restart: {}", sections.join(", "))]),
             Err(faults) => (Outcome::Failed, faults.iter().take(MAX_FAULTS).map(ToString::to_string).collect()),
         };
         let event = Event {

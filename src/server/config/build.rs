@@ -17,6 +17,7 @@ use super::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, RoleSection, ServerSection, StoreSection,
         TenantSection, TrustDomainSection,
     },
+    watched::Watched,
 };
 use crate::{
     audit::disk::AuditOptions,
@@ -93,10 +94,10 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     /// Trust domains of client certificates, each with the CAs of ours whose CRLs hold for it.
     pub trust_domains: Vec<(TrustDomainConfig, Vec<CaName>)>,
-    /// CRLs of roots, made elsewhere, to be served beside ours: name and DER or PEM.
+    /// CRLs of roots, made elsewhere, to be served beside ours: name and DER.
     pub root_crls: Vec<(String, Vec<u8>)>,
-    /// Every file that a reload looks at.
-    pub watched: Vec<PathBuf>,
+    /// What a reload looks at, and what it cannot take up.
+    pub watched: Watched,
     /// Advice.
     pub warnings: Vec<Fault>,
 }
@@ -106,32 +107,28 @@ impl Reader {
     pub(super) fn build(mut self, mut draft: Draft) -> Result<Config, Vec<Fault>> {
         let mut warnings = Vec::new();
         self.missing_sections(&draft.seen);
-        let limits = self.limits(draft.limits.take());
-        let log = draft.log.take().map_or_else(LogSection::default, |log| log.value);
         let cas = self.cas(&draft.cas);
         let root_crls = self.root_crls(&draft.cas);
+        let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
         let x509 = X509Issuer::new(cas);
         let catalog = Arc::new(self.catalog(&draft, &issuers, &x509, &mut warnings));
+        // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
+        let catalog = self.faults.is_empty().then_some(catalog);
+        let book = draft.policy.take().and_then(|policy| self.policy(&policy, catalog));
+        let limits = self.limits(draft.limits.take());
+        let log = self.log(draft.log.take());
         let store = draft.store.take().and_then(|store| self.store(store));
-        let audit = draft.audit.take().map(|audit| self.audit(&audit.value));
+        let audit = draft.audit.take().map(|audit| self.audit(&audit));
         let server = draft.server.take();
-        let certificate = server.as_ref().and_then(|at| self.read(at.line, &at.value.certificate));
-        let key = server.as_ref().and_then(|at| self.read(at.line, &at.value.key)).map(Zeroizing::new);
-        let policy = draft.policy.take();
-        let watched = self.watched(&draft, policy.as_ref());
-        // Policy is checked against the catalog: with holes in that it would only report what follows from them.
-        let book = if self.faults.is_empty() { policy.and_then(|policy| self.policy(&policy, catalog)) } else { None };
-        let (Some(server), Some(certificate), Some(key), Some(store), Some(audit), Some(book)) =
-            (server, certificate, key, store, audit, book)
+        let pair = server.as_ref().and_then(|server| self.pair(server));
+        let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), true) =
+            (server, pair, store, audit, book, self.faults.is_empty())
         else {
             self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(self.faults);
         };
-        if !self.faults.is_empty() {
-            return Err(self.faults);
-        }
         warnings.extend_from_slice(book.warnings());
         Ok(Config {
             grpc: server.value.grpc,
@@ -168,13 +165,6 @@ impl Reader {
         value
     }
 
-    fn watched(&self, draft: &Draft, policy: Option<&At<PolicySection>>) -> Vec<PathBuf> {
-        let crls = draft.trust_domains.iter().flat_map(|at| at.value.crls.iter().chain([&at.value.ca]));
-        let policy = policy.map(|at| &at.value.file);
-        let files = crls.chain(policy).map(|path| self.path(path));
-        files.chain([PathBuf::from(&self.file)]).collect()
-    }
-
     fn cas(&mut self, sections: &[At<CaSection>]) -> BTreeMap<CaName, Arc<Authority>> {
         let mut cas = BTreeMap::new();
         for At { line, value } in sections {
@@ -204,80 +194,8 @@ impl Reader {
         cas
     }
 
-    fn root_crls(&mut self, sections: &[At<CaSection>]) -> Vec<(String, Vec<u8>)> {
-        let mut crls = Vec::new();
-        for At { line, value } in sections {
-            if let Some(path) = &value.root_crl {
-                match std::fs::read(self.path(path)) {
-                    Ok(crl) => crls.push((format!("root-{}", value.name), crl)),
-                    Err(error) => self.fault(*line, format!("{} cannot be read: {error}", path.display())),
-                }
-            }
-        }
-        crls
-    }
-
-    fn trust_domains(
-        &mut self,
-        sections: &[At<TrustDomainSection>],
-        cas: &BTreeMap<CaName, Arc<Authority>>,
-    ) -> Vec<(TrustDomainConfig, Vec<CaName>)> {
-        let mut domains = Vec::new();
-        for At { line, value } in sections {
-            for ca in value.own_cas.iter().filter(|ca| !cas.contains_key(*ca)) {
-                let known: Vec<&str> = cas.keys().map(CaName::as_str).collect();
-                self.fault(*line, format!("trust domain {}: there is no CA {ca}{}", value.name, hint(ca.as_str(), known)));
-            }
-            if domains.iter().any(|(other, _): &(TrustDomainConfig, _)| other.name == value.name) {
-                self.fault(*line, format!("there are two trust domains of the name {}", value.name));
-            }
-            let crls = value.crls.iter().filter_map(|path| self.crl(*line, path)).collect();
-            let Some(ca_pem) = self.read(*line, &value.ca) else { continue };
-            let config = TrustDomainConfig::new(value.name.clone(), ca_pem, crls, value.crl_required, value.identity);
-            domains.push((config, value.own_cas.clone()));
-        }
-        domains
-    }
-
-    fn crl(&mut self, line: usize, path: &std::path::Path) -> Option<Vec<u8>> {
-        let path = self.path(path);
-        std::fs::read(&path).map_err(|error| self.fault(line, format!("{} cannot be read: {error}", path.display()))).ok()
-    }
-
-    fn store(&mut self, At { line, value }: At<StoreSection>) -> Option<StoreConfig> {
-        match value {
-            StoreSection::Embedded { path, retention } => Some(StoreConfig::Embedded { path: self.path(&path), retention }),
-            StoreSection::Redis { urls, cluster, username, password_file, ca, prefix, timeout, retention } => {
-                let password = match password_file {
-                    None => None,
-                    Some(path) => {
-                        let bytes = Zeroizing::new(self.read(line, &path)?);
-                        let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned();
-                        Some(Zeroizing::new(text))
-                    }
-                };
-                let ca_pem = match ca {
-                    None => None,
-                    Some(path) => Some(self.read(line, &path)?),
-                };
-                if urls.iter().any(|url| url::Url::parse(url).is_ok_and(|url| url.password().is_some())) {
-                    self.fault(line, "a password in a store URL is refused: put it in a file and name that as password_file");
-                }
-                let timeout = super::limits::std_duration(timeout);
-                Some(StoreConfig::Redis(RedisOptions { urls, cluster, username, password, ca_pem, prefix, timeout, retention }))
-            }
-        }
-    }
-
-    fn audit(&self, section: &AuditSection) -> AuditOptions {
-        let mut options = AuditOptions::new(self.path(&section.dir));
-        if let Some(bytes) = section.segment_bytes {
-            options.segment_bytes = bytes;
-        }
-        options
-    }
-
-    fn policy(&mut self, At { line, value }: &At<PolicySection>, catalog: Arc<Catalog>) -> Option<PolicyBook> {
+    /// The policies, checked against the catalog; only their syntax where there is none.
+    fn policy(&mut self, At { line, value }: &At<PolicySection>, catalog: Option<Arc<Catalog>>) -> Option<PolicyBook> {
         let path = self.path(&value.file);
         let text = match read_bounded(&path) {
             Ok(text) => text,
@@ -286,14 +204,12 @@ impl Reader {
                 return None;
             }
         };
-        let version = policy_version(self.text(), &text);
-        match PolicyBook::load(&path.display().to_string(), &text, catalog, &version) {
-            Ok(book) => Some(book),
-            Err(faults) => {
-                self.faults.extend(faults);
-                None
-            }
-        }
+        let file = path.display().to_string();
+        let loaded = match catalog {
+            Some(catalog) => PolicyBook::load(&file, &text, catalog, &policy_version(self.text(), &text)).map(Some),
+            None => PolicyBook::parse(&file, &text).map(|()| None),
+        };
+        loaded.map_err(|faults| self.faults.extend(faults)).ok().flatten()
     }
 }
 

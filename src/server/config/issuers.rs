@@ -18,7 +18,14 @@ impl Reader {
                 self.fault(*line, format!("there are two issuers of the name {}", value.name));
             }
             let Some(config) = self.issuer(*line, value) else { continue };
-            for fault in oidc::faults(&config) {
+            if let Some(other) = issuers.iter().find(|other| other.url == config.url && other.name != config.name) {
+                self.fault(*line, format!("issuer {}: the issuer {} has the same url", value.name, other.name));
+            }
+            let faults = oidc::faults(&config);
+            if faults.is_empty() {
+                self.try_issuer(*line, &config);
+            }
+            for fault in faults {
                 self.fault(*line, format!("issuer {}: {fault}", value.name));
             }
             for warning in oidc::warnings(&config) {

@@ -14,7 +14,7 @@ pub struct Limits {
     pub message_bytes: usize,
     /// The largest list of request headers, in bytes.
     pub header_bytes: u32,
-    /// Requests in flight on one connection; more are refused.
+    /// Requests in flight on one connection; more wait at the client (RFC 9113 section 5.1.2).
     pub streams_per_connection: u32,
     /// Streams that a client may reset before they were accepted; more end the connection.
     pub pending_resets: usize,
@@ -36,7 +36,7 @@ pub struct Limits {
     pub requests_per_caller_per_second: u32,
     /// Requests of one caller at once, above the average.
     pub request_burst_per_caller: u32,
-    /// Failed authentications from one address for each minute; more are refused before anything is verified.
+    /// Failed authentications from one address for each minute; more are refused without a record.
     pub failed_logins_per_address_per_minute: u32,
     /// How long a shutdown waits for what is in flight.
     pub drain_timeout: SignedDuration,

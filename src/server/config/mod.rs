@@ -6,9 +6,13 @@ mod file;
 mod issuers;
 mod limits;
 mod sections;
+mod trial;
+mod watched;
 
 pub use build::{Config, StoreConfig};
 pub use file::load;
 pub use limits::Limits;
 pub(super) use limits::std_duration;
 pub use sections::LogFormat;
+pub use trial::{RETENTION, SEGMENT_BYTES, STORE_TIMEOUT};
+pub use watched::Watched;

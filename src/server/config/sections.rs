@@ -80,11 +80,11 @@ fn default_retention() -> SignedDuration {
 }
 
 fn default_prefix() -> String {
-    "daypass".to_owned()
+    crate::store::redis::DEFAULT_PREFIX.to_owned()
 }
 
 fn default_store_timeout() -> SignedDuration {
-    SignedDuration::from_secs(2)
+    SignedDuration::try_from(crate::store::redis::DEFAULT_TIMEOUT).unwrap_or(SignedDuration::MAX)
 }
 
 /// `[audit]`
@@ -120,7 +120,7 @@ pub(super) struct CaSection {
 }
 
 fn default_crl_life() -> SignedDuration {
-    SignedDuration::from_hours(1)
+    crate::issuer::x509::DEFAULT_CRL_LIFE
 }
 
 /// `[[trust_domain]]`

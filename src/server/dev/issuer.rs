@@ -42,7 +42,7 @@ const REFRESH_EVERY: Duration = Duration::from_millis(500);
 
 /// Makes the issuer's key and JWKS unless they are there.
 pub(super) fn make(dir: &Path) -> Result<()> {
-    let (key_path, jwks_path) = (dir.join("issuer/key.der"), dir.join("issuer/jwks.json"));
+    let (key_path, jwks_path) = (dir.join("issuer/key.pem"), dir.join("issuer/jwks.json"));
     if key_path.exists() && jwks_path.exists() {
         return Ok(());
     }
@@ -55,7 +55,7 @@ pub(super) fn make(dir: &Path) -> Result<()> {
         "kty": "RSA", "use": "sig", "alg": "RS256", "kid": KID,
         "n": number(n.big_endian_without_leading_zero()), "e": number(e.big_endian_without_leading_zero()),
     }] });
-    write(&key_path, Zeroizing::new(STANDARD.encode(der.as_ref())).as_bytes(), 0o600)?;
+    write(&key_path, pem(der.as_ref()).as_bytes(), 0o600)?;
     write(&jwks_path, jwks.to_string().as_bytes(), 0o644)
 }
 
@@ -68,12 +68,9 @@ pub(super) struct JobTokens {
 impl JobTokens {
     /// Opens the issuer of a directory.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let key_path = dir.join("issuer/key.der");
-        let text = Zeroizing::new(fs::read_to_string(&key_path).map_err(|error| at(&key_path, &error))?);
-        let pkcs8 = Zeroizing::new(STANDARD.decode(text.trim()).map_err(Error::internal)?);
-        let pair = KeyPair::from_pkcs8(&pkcs8).map_err(Error::internal)?;
-        drop(pair);
-        Ok(Self { path: dir.join("job.jwt"), key: encoding_key(&pkcs8)? })
+        let path = dir.join("issuer/key.pem");
+        let pem = Zeroizing::new(fs::read(&path).map_err(|error| at(&path, &error))?);
+        Ok(Self { path: dir.join("job.jwt"), key: EncodingKey::from_rsa_pem(&pem).map_err(Error::internal)? })
     }
 
     /// Writes a fresh token.
@@ -108,14 +105,9 @@ impl JobTokens {
     }
 }
 
-/// jsonwebtoken takes an RSA key as PEM of PKCS #8.
-fn encoding_key(pkcs8: &[u8]) -> Result<EncodingKey> {
-    let mut pem = Zeroizing::new(String::from("-----BEGIN PRIVATE KEY-----\n"));
+/// A key in PKCS #8 as text (RFC 7468 section 10).
+fn pem(pkcs8: &[u8]) -> Zeroizing<String> {
     let encoded = Zeroizing::new(STANDARD.encode(pkcs8));
-    for line in encoded.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem.push_str("-----END PRIVATE KEY-----\n");
-    EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(Error::internal)
+    let lines: Vec<&str> = encoded.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    Zeroizing::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n")))
 }

@@ -77,7 +77,12 @@ async fn reload(parts: &Arc<Parts>, path: &Path) -> std::result::Result<Vec<Path
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    apply(parts, config).map_err(at_file)?;
+    // It reads key files and builds the trust, with its CRLs: not on a thread that serves.
+    let applied = tokio::task::spawn_blocking({
+        let parts = parts.clone();
+        move || apply(&parts, config)
+    });
+    applied.await.map_err(|panic| at_file(Error::internal(panic)))?.map_err(at_file)?;
     metrics::gauge!("daypass_config_in_force").set(1.0);
     parts.vend.reloaded(Ok(())).await;
     tracing::info!(policy_version = %parts.vend.rules().book.version(), "the new configuration is in force");

@@ -59,7 +59,7 @@ fn a_revoked_certificate_opens_no_door_and_keeps_none_open() {
 #[test]
 fn a_revoked_certificate_stays_out_while_the_store_is_away() {
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
-    let mut world = World::on_redis(&redis.url());
+    let world = World::on_redis(&redis.url());
     let (lease, client) = vendor_client(&world);
     assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &lease]).code, 0);
     redis.stop();
@@ -89,6 +89,23 @@ fn a_revoked_certificate_stays_out_when_the_server_starts_without_its_store() {
     world.wait_ready(true, Duration::from_secs(10));
     refused(&world, &client);
     assert_eq!(world.cli(&world.vendor(), ["whoami"]).code, 0);
+}
+
+#[test]
+fn an_expired_certificate_ends_its_connection() {
+    let world = World::start();
+    let out = world.file("brief");
+    let said = world.cli(&world.vendor(), ["issue", "vendor-client", "--ttl", "6s", "-o", "json", "--out", &out.display().to_string()]);
+    let until: jiff::Timestamp = said.json()["lease"]["expires_at"].as_str().unwrap().parse().unwrap();
+    let client = Caller::files(out.join("tls.crt"), out.join("tls.key"));
+    block_on(async {
+        let mut live = hold(&world, &client).await;
+        let mut other = hold(&world, &world.vendor()).await;
+        let left = Duration::try_from(until.duration_since(jiff::Timestamp::now())).expect("it is still good");
+        assert!(ends_within(&mut live, left + CUT_TIME).await, "the live connection stays");
+        assert!(!ends_within(&mut other, Duration::from_secs(1)).await, "the vendor's own connection was cut too");
+    });
+    assert_eq!(world.cli(&client, ["whoami"]).code, 3);
 }
 
 #[test]

@@ -31,17 +31,17 @@ pub(super) struct Callers {
 
 impl Callers {
     pub(super) fn new(issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<Self> {
-        let authenticator = authenticator(issuers.clone(), now)?;
+        let authenticator = authenticator(TokenVerifier::new(issuers.clone(), now)?);
         Ok(Self { current: ArcSwap::from_pointee(authenticator), issuers: Mutex::new(issuers) })
     }
 
-    /// Who would vouch under other issuers; none when they are the same. Those that did not change keep their fetched keys only when
-    /// none changed: a new verifier fetches anew.
+    /// Who would vouch under other issuers; none when they are the same. Those that did not change keep their fetched keys.
     pub(super) fn prepare(&self, issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<Option<Prepared>> {
         if *self.issuers() == issuers {
             return Ok(None);
         }
-        Ok(Some(Prepared { authenticator: authenticator(issuers.clone(), now)?, issuers }))
+        let verifier = self.current.load().verifier().renewed(issuers.clone(), now)?;
+        Ok(Some(Prepared { authenticator: authenticator(verifier), issuers }))
     }
 
     /// Takes what was prepared.
@@ -75,6 +75,44 @@ impl Callers {
     }
 }
 
-fn authenticator(issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<Authenticator> {
-    Ok(Authenticator::new(Arc::new(TokenVerifier::new(issuers, now)?)))
+fn authenticator(verifier: TokenVerifier) -> Authenticator {
+    Authenticator::new(Arc::new(verifier))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::oidc::{Algorithm, KeySource};
+
+    /// The key of RFC 8037 appendix A.2.
+    const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn an_issuer_that_did_not_change_keeps_the_keys_that_it_has() {
+        let (dir, now) = (tempfile::tempdir().unwrap(), Timestamp::UNIX_EPOCH);
+        let issuer = |name: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, KEYS).unwrap();
+            let url = format!("https://{name}.example");
+            let mut config = IssuerConfig::new(name.parse().unwrap(), url, vec!["us".to_owned()], vec![Algorithm::EdDsa]);
+            config.keys = KeySource::File(file);
+            config
+        };
+        let (steady, mut edited) = (issuer("steady"), issuer("edited"));
+        let callers = Callers::new(vec![steady.clone(), edited.clone()], now).unwrap();
+        assert!(callers.prepare(vec![steady.clone(), edited.clone()], now).unwrap().is_none());
+
+        std::fs::remove_file(dir.path().join("steady")).unwrap();
+        edited.jti_required = true;
+        let later = now + SignedDuration::from_secs(7);
+        let prepared = callers.prepare(vec![steady.clone(), edited.clone()], later).unwrap();
+        callers.replace(prepared);
+        let ages: Vec<_> = callers.key_age(later).into_iter().map(|(name, age)| (name.to_string(), age)).collect();
+        let seconds = |seconds| Some(SignedDuration::from_secs(seconds));
+        assert_eq!(ages, [("edited".to_owned(), seconds(0)), ("steady".to_owned(), seconds(7))]);
+
+        // One that did change is read anew, and must be there.
+        let changed = IssuerConfig { jti_required: true, ..steady };
+        assert!(callers.prepare(vec![changed, edited], later).is_err());
+    }
 }

@@ -22,7 +22,10 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::addresses::Place;
-use crate::model::{error::Result, identity::PeerCertificate};
+use crate::{
+    authn::mtls::Verdict,
+    model::{error::Result, identity::PeerCertificate},
+};
 
 /// What the handlers learn of a connection.
 #[derive(Clone)]
@@ -54,9 +57,17 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(tls: TlsStream<TcpStream>, info: ConnInfo, registry: &Arc<Registry>, held: Held) -> Self {
+    /// A connection whose handshake is done; `verdict` is of the certificates that it showed.
+    pub(super) fn new(
+        tls: TlsStream<TcpStream>,
+        address: SocketAddr,
+        verdict: Option<Verdict>,
+        registry: &Arc<Registry>,
+        held: Held,
+    ) -> Self {
+        let info = ConnInfo { address, peer: verdict.as_ref().map(|verdict| verdict.peer().clone()) };
         let chain = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-        let (place, cut) = chain.zip(info.peer.clone()).map(|(chain, peer)| registry.enter(chain, peer)).unzip();
+        let (place, cut) = chain.zip(verdict).map(|(chain, verdict)| registry.enter(chain, verdict)).unzip();
         let place = place.map(|id| (registry.clone(), id));
         Self { tls, info, cut, ended: false, place, _held: held }
     }
@@ -134,7 +145,13 @@ type Chain = Vec<CertificateDer<'static>>;
 #[derive(Clone)]
 struct Shown {
     chain: Arc<Chain>,
-    peer: Arc<PeerCertificate>,
+    verdict: Verdict,
+}
+
+/// A connection whose client must be verified again.
+pub(super) struct Doubtful {
+    id: u64,
+    shown: Shown,
 }
 
 /// By connection: who it is, and the sender whose end cuts it.
@@ -148,10 +165,11 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    fn enter(&self, chain: Chain, peer: Arc<PeerCertificate>) -> (u64, oneshot::Receiver<()>) {
+    /// Holds a connection until it leaves; what it gives resolves when the connection must end.
+    pub(super) fn enter(&self, chain: Chain, verdict: Verdict) -> (u64, oneshot::Receiver<()>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.lock().insert(id, (Shown { chain: Arc::new(chain), peer }, sender));
+        self.lock().insert(id, (Shown { chain: Arc::new(chain), verdict }, sender));
         (id, receiver)
     }
 
@@ -159,15 +177,29 @@ impl Registry {
         self.lock().remove(&id);
     }
 
-    /// Cuts every connection whose chain no longer means the caller that it meant at its handshake: it is not trusted any more, or it
-    /// is another's by now (a CA that moved to another trust domain, another mapping). Answers how many.
-    pub(super) fn cut_unless_same(&self, identify: impl Fn(&[CertificateDer<'_>]) -> Result<PeerCertificate>) -> usize {
-        let live: Vec<(u64, Shown)> = self.lock().iter().map(|(id, (shown, _))| (*id, shown.clone())).collect();
-        let same = |shown: &Shown| identify(&shown.chain).is_ok_and(|peer| peer == *shown.peer);
-        let lost: Vec<u64> = live.iter().filter(|(_, shown)| !same(shown)).map(|(id, _)| *id).collect();
+    /// The connections whose verdict does not stand any more. Costs a few comparisons for each connection, and no signature.
+    pub(super) fn doubtful(&self, stands: impl Fn(&Verdict) -> bool) -> Vec<Doubtful> {
+        let live = self.lock();
+        let doubtful = live.iter().filter(|(_, (shown, _))| !stands(&shown.verdict));
+        doubtful.map(|(id, (shown, _))| Doubtful { id: *id, shown: shown.clone() }).collect()
+    }
+
+    /// Cuts each of these connections whose chain no longer means the caller that it meant at its handshake: it is not trusted any
+    /// more, or it is another's by now (a CA that moved to another trust domain, another mapping). Answers how many. The others go
+    /// on under their new verdict.
+    pub(super) fn cut_unless_same(&self, doubtful: &[Doubtful], judge: impl Fn(&[CertificateDer<'_>]) -> Result<Verdict>) -> usize {
+        let same = |shown: &Shown| judge(&shown.chain).ok().filter(|now| now.peer() == shown.verdict.peer());
+        let judged: Vec<_> = doubtful.iter().map(|Doubtful { id, shown }| (id, same(shown))).collect();
         let mut live = self.lock();
-        // Dropping the sender is what cuts.
-        lost.iter().filter(|id| live.remove(*id).is_some()).count()
+        let mut cut = 0;
+        for (id, verdict) in judged {
+            match verdict {
+                Some(verdict) => drop(live.get_mut(id).map(|(shown, _)| shown.verdict = verdict)),
+                // Dropping the sender is what cuts.
+                None => cut += usize::from(live.remove(id).is_some()),
+            }
+        }
+        cut
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -183,9 +215,9 @@ mod tests {
         identity::{CertificateIdentity, Subject},
     };
 
-    fn peer(trust_domain: &str) -> PeerCertificate {
+    fn verdict(trust_domain: &str, trust: u64) -> Verdict {
         let id = format!("spiffe://{trust_domain}/a");
-        PeerCertificate {
+        let peer = PeerCertificate {
             trust_domain: trust_domain.parse().unwrap(),
             identity: CertificateIdentity::Spiffe,
             subject: Subject::try_from(id.clone()).unwrap(),
@@ -193,19 +225,36 @@ mod tests {
             serial: "0a".to_owned(),
             fingerprint: "00".repeat(32),
             not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
-        }
+        };
+        Verdict::forged(peer, trust)
     }
 
     #[test]
     fn a_connection_ends_when_its_chain_is_refused_or_means_another_caller() {
         let registry = Registry::default();
-        let (_, mut cut) = registry.enter(vec![], Arc::new(peer("a")));
+        let (_, mut cut) = registry.enter(vec![], verdict("a", 0));
         let mut is_cut = || cut.try_recv() != Err(oneshot::error::TryRecvError::Empty);
-        assert_eq!(registry.cut_unless_same(|_| Ok(peer("a"))), 0);
+        let doubtful = || registry.doubtful(|_| false);
+        assert_eq!(registry.cut_unless_same(&doubtful(), |_| Ok(verdict("a", 1))), 0);
         assert!(!is_cut());
-        assert_eq!(registry.cut_unless_same(|_| Ok(peer("b"))), 1, "it would go on as a caller that it no longer is");
+        assert_eq!(registry.cut_unless_same(&doubtful(), |_| Ok(verdict("b", 1))), 1, "it would go on as a caller that it no longer is");
         assert!(is_cut());
-        let (_, _cut) = registry.enter(vec![], Arc::new(peer("a")));
-        assert_eq!(registry.cut_unless_same(|_| Err(Error::internal("revoked"))), 1);
+        let (_, _cut) = registry.enter(vec![], verdict("a", 0));
+        assert_eq!(registry.cut_unless_same(&doubtful(), |_| Err(Error::internal("revoked"))), 1);
+    }
+
+    #[test]
+    fn a_connection_that_passed_is_doubted_no_more_and_one_that_left_is_not_counted() {
+        let registry = Registry::default();
+        let (_, _cut) = registry.enter(vec![], verdict("a", 0));
+        let (gone, _ended) = registry.enter(vec![], verdict("a", 0));
+        let under = |trust| registry.doubtful(move |verdict| verdict.is_under(trust));
+        assert_eq!(under(0).len(), 0);
+        let doubtful = under(1);
+        assert_eq!(doubtful.len(), 2);
+        registry.leave(gone);
+        assert_eq!(registry.cut_unless_same(&doubtful, |_| Ok(verdict("a", 1))), 0);
+        assert_eq!(under(1).len(), 0, "its new verdict is kept");
+        assert_eq!(registry.cut_unless_same(&doubtful, |_| Err(Error::internal("refused"))), 1, "one of the two has left");
     }
 }

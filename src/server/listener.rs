@@ -13,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     addresses::Addresses,
     config::Limits,
-    conn::{Conn, ConnInfo, Held, Registry},
+    conn::{Conn, Held, Registry},
     tls::TlsEdge,
 };
-use crate::clock::Clock;
+use crate::{authn::mtls::with_verdict, clock::Clock};
 
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -92,7 +92,8 @@ impl Acceptor {
         let _best_effort = tcp.set_nodelay(true);
         let acceptor = TlsAcceptor::from(self.edge.config());
         let limit = super::config::std_duration(self.limits.handshake_timeout);
-        let tls = match tokio::time::timeout(limit, acceptor.accept(tcp).into_fallible()).await {
+        let (accepted, verdict) = with_verdict(tokio::time::timeout(limit, acceptor.accept(tcp).into_fallible())).await;
+        let tls = match accepted {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, tcp))) => {
                 tokio::spawn(close_gently(tcp, held));
@@ -100,15 +101,18 @@ impl Acceptor {
             }
             Err(_) => return refused(address, "the handshake took too long"),
         };
-        let peer = match tls.get_ref().1.peer_certificates() {
-            None => None,
-            Some(chain) => match self.edge.identify(chain, self.clock.now()) {
-                Ok(peer) => Some(Arc::new(peer)),
+        let now = self.clock.now();
+        let verdict = match (tls.get_ref().1.peer_certificates(), verdict) {
+            (None, _) => None,
+            (Some(_), Some(verdict)) if self.edge.stands(&verdict, now) => Some(verdict),
+            // The trust changed while the handshake ran.
+            (Some(chain), _) => match self.edge.judge(chain, now) {
+                Ok(verdict) => Some(verdict),
                 Err(error) => return refused(address, &error.to_string()),
             },
         };
         metrics::counter!("daypass_handshakes_total", "outcome" => "done").increment(1);
-        Some(Conn::new(tls, ConnInfo { address, peer }, &self.registry, held))
+        Some(Conn::new(tls, address, verdict, &self.registry, held))
     }
 }
 

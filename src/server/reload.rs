@@ -72,7 +72,12 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    apply(parts, config).map_err(at_file)?;
+    // It reads key files and builds the trust, with its CRLs: not on a thread that serves.
+    let applied = tokio::task::spawn_blocking({
+        let parts = parts.clone();
+        move || apply(&parts, config)
+    });
+    applied.await.map_err(|panic| at_file(Error::internal(panic)))?.map_err(at_file)?;
     metrics::gauge!("daypass_config_in_force").set(1.0);
     let ignored = started.need_restart(&watched);
     parts.vend.reloaded(Ok(&ignored)).await;

@@ -7,12 +7,11 @@ use rustls::{ServerConfig, crypto::aws_lc_rs::sign::any_supported_type, server::
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::{
-    authn::mtls::{ClientVerifier, TrustDomainConfig, TrustStore, server_config},
+    authn::mtls::{ClientVerifier, TrustDomainConfig, TrustStore, Verdict, server_config},
     clock::Clock,
     model::{
         Timestamp,
         error::{Error, Result},
-        identity::PeerCertificate,
         name::CaName,
     },
 };
@@ -60,8 +59,13 @@ impl TlsEdge {
     }
 
     /// The identity in a client's chain, verified against the trust of this moment.
-    pub(super) fn identify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<PeerCertificate> {
-        self.verifier.store().verify(chain, now)
+    pub(super) fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Verdict> {
+        self.verifier.judge(chain, now)
+    }
+
+    /// Whether [`TlsEdge::judge`] would find the same again.
+    pub(super) fn stands(&self, verdict: &Verdict, now: Timestamp) -> bool {
+        self.verifier.stands(verdict, now)
     }
 }
 

@@ -16,7 +16,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
-use super::store::TrustStore;
+use super::{
+    store::TrustStore,
+    verdict::{self, Verdict},
+};
 use crate::{
     clock::Clock,
     model::{
@@ -28,39 +31,62 @@ use crate::{
 
 /// Verifies client certificates against the trust store of the moment.
 pub struct ClientVerifier {
-    store: ArcSwap<TrustStore>,
+    current: ArcSwap<Current>,
     version: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
     provider: Arc<CryptoProvider>,
+}
+
+/// A store and its version, which are only ever seen together.
+struct Current {
+    store: Arc<TrustStore>,
+    version: u64,
 }
 
 impl ClientVerifier {
     /// A verifier over a first store.
     pub fn new(store: TrustStore, clock: Arc<dyn Clock>) -> Self {
         let provider = Arc::new(provider());
-        Self { store: ArcSwap::from_pointee(store), version: watch::Sender::new(0), clock, provider }
+        let current = Current { store: Arc::new(store), version: 0 };
+        Self { version: watch::Sender::new(current.version), current: ArcSwap::from_pointee(current), clock, provider }
     }
 
     /// The store of the moment.
     pub fn store(&self) -> Arc<TrustStore> {
-        self.store.load_full()
+        self.current.load().store.clone()
     }
 
     /// Puts another store in place, for every handshake from now on, and ticks the version.
     pub fn replace(&self, store: TrustStore) {
-        self.store.store(Arc::new(store));
-        self.version.send_modify(|version| *version += 1);
+        // Under the lock of the version, so that two who replace at once leave the store of the greater version.
+        self.version.send_modify(|version| {
+            *version += 1;
+            self.current.store(Arc::new(Current { store: Arc::new(store), version: *version }));
+        });
     }
 
     /// The version of the store. When it ticks, whoever holds live connections verifies their certificates again with
-    /// [`Self::verify`], and ends those that no longer pass.
+    /// [`Self::judge`], and ends those that no longer pass.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
     /// Verifies a chain against the store of the moment, as [`TrustStore::verify`].
     pub fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<PeerCertificate> {
-        self.store.load().verify(chain, self.clock.now())
+        self.store().verify(chain, self.clock.now())
+    }
+
+    /// Verifies a chain against the store of the moment, as [`TrustStore::verify`], and gives what can be kept.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Verdict> {
+        let current = self.current.load();
+        let peer = current.store.verify(chain, now)?;
+        Ok(Verdict::new(peer, current.version, current.store.steady(chain, now)))
+    }
+
+    /// Whether [`Self::judge`] would find the same again: it costs a few comparisons in place of signatures. When not, nothing is
+    /// said of the client; judge it again.
+    pub fn stands(&self, verdict: &Verdict, now: Timestamp) -> bool {
+        verdict.is_under(self.current.load().version) && verdict.is_steady_at(now)
     }
 }
 
@@ -84,9 +110,12 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let now = Timestamp::from_second(seconds).map_err(|_| rustls::Error::FailedToGetCurrentTime)?;
-        let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
-        match self.store.load().verify(&chain, now) {
-            Ok(_) => Ok(ClientCertVerified::assertion()),
+        let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from_slice(der)).collect();
+        match self.judge(&chain, now) {
+            Ok(verdict) => {
+                verdict::hand_over(verdict);
+                Ok(ClientCertVerified::assertion())
+            }
             Err(error) => {
                 tracing::info!(%error, "a client certificate was refused");
                 Err(rustls::Error::InvalidCertificate(match error.code() {

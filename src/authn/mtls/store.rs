@@ -1,6 +1,6 @@
 //! The trust domains, and the verification of a chain against each one's own CA.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, RootCertStore,
@@ -10,7 +10,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
-use super::identity;
+use super::{identity, verdict};
 use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
@@ -72,6 +72,8 @@ struct Domain {
     ca_keys: Vec<Vec<u8>>,
     /// The names and public keys of its CAs.
     anchors: Vec<(Vec<u8>, Vec<u8>)>,
+    /// When its CRLs expire, in seconds since 1970; empty where that means nothing.
+    crl_ends: Vec<i64>,
 }
 
 impl TrustStore {
@@ -134,6 +136,12 @@ impl TrustStore {
         }
     }
 
+    /// The span around `now` in which [`Self::verify`] finds the same for this chain: the clock passes no bound of a certificate's
+    /// validity, and no CRL whose age counts expires.
+    pub(super) fn steady(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Range<Timestamp> {
+        verdict::steady(chain, self.domains.iter().flat_map(|domain| domain.crl_ends.iter().copied()), now)
+    }
+
     /// The configured trust domains.
     pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.domains.iter().map(|domain| &domain.name)
@@ -154,7 +162,7 @@ impl Domain {
             anchors.push(anchor(certificate)?);
             roots.add(certificate.clone()).map_err(|fault| format!("its CA cannot be trusted: {fault}"))?;
         }
-        let crls = newest_first(&config.crls)?;
+        let (crls, mut crl_ends) = newest_first(&config.crls)?;
         if config.crl_required && crls.is_empty() {
             return Err("it requires CRLs and has none: nobody could be admitted".to_owned());
         }
@@ -164,10 +172,12 @@ impl Domain {
         }
         if config.expired_crl == ExpiredCrl::Refuse {
             builder = builder.enforce_revocation_expiration();
+        } else {
+            crl_ends.clear();
         }
         let verifier = builder.build().map_err(|fault| format!("its CRLs cannot be used: {fault}"))?;
         let ca_keys = anchors.iter().map(|(_, key)| key.clone()).collect();
-        Ok(Self { name: config.name, identity: config.identity, verifier, ca_keys, anchors })
+        Ok(Self { name: config.name, identity: config.identity, verifier, ca_keys, anchors, crl_ends })
     }
 
     fn verify(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], at: UnixTime) -> Result<PeerCertificate> {
@@ -243,9 +253,9 @@ fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     Some(parsed.public_key().raw.to_vec())
 }
 
-/// The CRLs, newest first: path validation takes the first that covers a certificate.
-fn newest_first(crls: &[Vec<u8>]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let mut dated = Vec::new();
+/// The CRLs, newest first: path validation takes the first that covers a certificate. And when each expires, in seconds since 1970.
+fn newest_first(crls: &[Vec<u8>]) -> Result<(Vec<CertificateRevocationListDer<'static>>, Vec<i64>), String> {
+    let (mut dated, mut ends) = (Vec::new(), Vec::new());
     for crl in crls {
         for der in to_der(crl)? {
             let (rest, parsed) = CertificateRevocationList::from_der(&der).map_err(|fault| format!("a CRL does not parse: {fault}"))?;
@@ -253,11 +263,12 @@ fn newest_first(crls: &[Vec<u8>]) -> Result<Vec<CertificateRevocationListDer<'st
                 return Err("something follows a CRL".to_owned());
             }
             let at = parsed.last_update().timestamp();
+            ends.extend(parsed.next_update().map(|end| end.timestamp()));
             dated.push((std::cmp::Reverse(at), der));
         }
     }
     dated.sort_by_key(|(at, _)| *at);
-    Ok(dated.into_iter().map(|(_, der)| der).collect())
+    Ok((dated.into_iter().map(|(_, der)| der).collect(), ends))
 }
 
 fn to_der(crl: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {

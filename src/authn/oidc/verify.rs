@@ -37,6 +37,23 @@ impl TokenVerifier {
     /// [`crate::model::error::Code::Internal`] whose cause names every fault: a configuration that [`faults`] objects to, a name or URL that
     /// stands twice, a key file that cannot be used, a system without CA certificates.
     pub fn new(issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<Self> {
+        Self::with_keys_of(|config| KeyCache::new(config, now).map(Arc::new), issuers)
+    }
+
+    /// A verifier of other issuers. Those whose configuration is the same keep their keys, a fetch that is under way, and what is
+    /// left of their [`super::FETCHES_PER_MINUTE`]: a change of one issuer must not need the others' servers to be up.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; `self` is not touched.
+    pub fn renewed(&self, issuers: Vec<IssuerConfig>, now: Timestamp) -> Result<Self> {
+        let keys = |config: &IssuerConfig| match self.by_url.get(&config.url).filter(|issuer| issuer.config == *config) {
+            Some(issuer) => Ok(issuer.keys.clone()),
+            None => KeyCache::new(config, now).map(Arc::new),
+        };
+        Self::with_keys_of(keys, issuers)
+    }
+
+    fn with_keys_of(keys: impl Fn(&IssuerConfig) -> Result<Arc<KeyCache>, String>, issuers: Vec<IssuerConfig>) -> Result<Self> {
         let mut by_url: HashMap<String, Issuer> = HashMap::new();
         let mut found = Vec::new();
         for config in issuers {
@@ -46,8 +63,8 @@ impl TokenVerifier {
             if let Some(other) = by_url.values().find(|other| other.config.name == config.name || other.config.url == config.url) {
                 found.push(format!("issuer {}: the issuer {} has the same name or url", config.name, other.config.name));
             } else if sound {
-                match KeyCache::new(&config, now) {
-                    Ok(keys) => drop(by_url.insert(config.url.clone(), Issuer { keys: Arc::new(keys), config })),
+                match keys(&config) {
+                    Ok(keys) => drop(by_url.insert(config.url.clone(), Issuer { keys, config })),
                     Err(fault) => found.push(format!("issuer {}: {fault}", config.name)),
                 }
             }

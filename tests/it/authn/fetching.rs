@@ -280,6 +280,42 @@ async fn a_flood_of_unknown_keys_is_three_fetches_a_minute_and_evicts_nothing() 
     verifier.verify(&good, later).await.unwrap();
 }
 
+/// A reload that changes one issuer, while the server of the other is down.
+#[tokio::test]
+async fn a_changed_issuer_leaves_the_others_their_keys_and_their_budget() {
+    let (steady, edited) = (FakeIssuer::http(main_keys()).await, FakeIssuer::http(main_keys()).await);
+    let named = |name: &str, url: &str| IssuerConfig { name: name.parse().unwrap(), ..config(url) };
+    let (one, mut two) = (named("steady", &steady.url), named("edited", &edited.url));
+    let before = TokenVerifier::new(vec![one.clone(), two.clone()], now()).unwrap();
+    assert!(before.prefetch(now()).await.is_empty());
+    assert_eq!((steady.asked(), edited.asked()), ((1, 1), (1, 1)));
+
+    steady.discovery(Answer::Status(500));
+    two.leeway = seconds(20);
+    let after = before.renewed(vec![one.clone(), two.clone()], now()).unwrap();
+    after.verify(&token(&steady.url), now()).await.unwrap();
+    assert_eq!(steady.asked(), (1, 1), "its keys were there");
+    after.verify(&token(&edited.url), now()).await.unwrap();
+    assert_eq!(edited.asked(), (2, 2), "what changed is fetched anew");
+
+    // Reload upon reload within the minute: the issuer that is down is asked no more often than without them.
+    let mut verifier = after;
+    for round in 0..10 {
+        let _fails = verifier.verify(&token_of_unknown_key(&steady.url, round), now()).await.unwrap_err();
+        two.leeway = seconds(i64::try_from(round).unwrap());
+        verifier = verifier.renewed(vec![one.clone(), two.clone()], now()).unwrap();
+        verifier.verify(&token(&steady.url), now()).await.unwrap();
+    }
+    assert_eq!(steady.asked().0, FETCHES_PER_MINUTE);
+
+    // An issuer that is changed, renamed or moved to another URL has none of the old keys.
+    let renamed = verifier.renewed(vec![named("other", &steady.url)], now()).unwrap();
+    assert_eq!(renamed.verify(&token(&steady.url), now()).await.unwrap_err().code(), Code::IssuerUnavailable);
+    // And one that is gone is gone.
+    let none = verifier.renewed(vec![two], now()).unwrap();
+    assert_eq!(none.verify(&token(&steady.url), now()).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
 #[tokio::test]
 async fn known_keys_serve_while_a_fetch_hangs() {
     let issuer = FakeIssuer::http(main_keys()).await;

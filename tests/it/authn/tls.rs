@@ -7,9 +7,9 @@ use std::{
 };
 
 use daypass::{
-    authn::mtls::{ClientVerifier, TrustDomainConfig, TrustStore, server_config},
+    authn::mtls::{ClientVerifier, ExpiredCrl, TrustDomainConfig, TrustStore, Verdict, server_config, with_verdict},
     clock::Clock,
-    model::{Timestamp, identity::CertificateIdentity},
+    model::{SignedDuration, Timestamp, identity::CertificateIdentity},
 };
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use rustls::{
@@ -331,7 +331,7 @@ async fn the_time_of_a_handshake_is_the_clocks() {
     let server = stage.server().await;
     let config = stage.config(Some(&stage.clients.leaf(&leaf(vec![uri(ID)]))));
     meet(server.address, &config).await.unwrap();
-    *clock.0.lock().unwrap() = now() + daypass::model::SignedDuration::from_hours(25);
+    *clock.0.lock().unwrap() = now() + SignedDuration::from_hours(25);
     meet(server.address, &config).await.unwrap_err();
 }
 
@@ -342,4 +342,90 @@ fn nothing_that_could_resume_is_configured() {
     assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
     assert!(!config.ticketer.enabled() && !config.session_storage.can_cache() && !config.send_half_rtt_data);
     assert_eq!(config.alpn_protocols, [b"h2".to_vec()]);
+}
+
+/// A handshake over a pipe, with the server's half listened to.
+async fn heard(stage: &Stage, client: Option<&Client>) -> (bool, Option<Verdict>) {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let acceptor = TlsAcceptor::from(server_config(stage.verifier.clone(), stage.certificate.clone()).unwrap());
+    let connector = TlsConnector::from(stage.config(client));
+    let connecting = tokio::spawn(async move { connector.connect(ServerName::try_from("localhost").unwrap(), theirs).await.map(drop) });
+    let (accepted, verdict) = with_verdict(acceptor.accept(ours)).await;
+    let _as_it_sees_it = connecting.await.unwrap();
+    (accepted.is_ok(), verdict)
+}
+
+#[tokio::test]
+async fn a_handshake_hands_over_what_it_verified_and_nothing_of_another() {
+    let stage = Stage::new();
+    let clients: Vec<_> = (0..20).map(|n| stage.clients.leaf(&leaf(vec![uri(&format!("{ID}-{n}"))]))).collect();
+    // All at once, in one task: each must hear its own.
+    let verdicts = futures::future::join_all(clients.iter().map(|client| heard(&stage, Some(client)))).await;
+    for ((met, verdict), client) in verdicts.iter().zip(&clients) {
+        assert!(met);
+        assert_eq!(**verdict.as_ref().unwrap().peer(), stage.verifier.verify(&client.chain).unwrap());
+    }
+    let (met, verdict) = heard(&stage, None).await;
+    assert!(met && verdict.is_none(), "nobody showed a certificate");
+    let stranger = Authority::new("clients").leaf(&leaf(vec![uri(ID)]));
+    let (met, verdict) = heard(&stage, Some(&stranger)).await;
+    assert!(!met && verdict.is_none(), "a stranger");
+    // Outside of it the verifier verifies as ever.
+    assert_eq!(stage.verifier.judge(&clients[3].chain, now()).unwrap().peer().id, format!("{ID}-3"));
+}
+
+#[tokio::test]
+async fn a_verdict_falls_with_the_trust_that_it_was_found_under() {
+    let stage = Stage::new();
+    let client = stage.client();
+    let (_, verdict) = heard(&stage, Some(&client)).await;
+    let verdict = verdict.unwrap();
+    assert!(stage.verifier.stands(&verdict, now()));
+    stage.verifier.replace(trusting(&stage.clients, &[7]));
+    assert!(!stage.verifier.stands(&verdict, now()));
+    assert_eq!(stage.verifier.judge(&client.chain, now()).unwrap_err().code(), daypass::model::error::Code::CertificateRevoked);
+    // Not even the same trust raises it again.
+    stage.verifier.replace(trusting(&stage.clients, &[]));
+    assert!(!stage.verifier.stands(&verdict, now()));
+    let again = stage.verifier.judge(&client.chain, now()).unwrap();
+    assert!(stage.verifier.stands(&again, now()));
+    assert_eq!(again.peer(), verdict.peer());
+}
+
+/// What stands in place of a verification must say what a verification would: at every second around every instant that counts.
+#[test]
+fn a_verdict_stands_only_while_a_new_verification_would_find_the_same() {
+    let root = Authority::new("root");
+    let mut params = super::certs::ca_params("below");
+    (params.not_before, params.not_after) = (moment(-5), moment(6));
+    let below = root.below(params);
+    let mut params = leaf(vec![uri(ID)]);
+    (params.not_before, params.not_after) = (moment(-3), moment(8));
+    let client = below.leaf(&params);
+    let seconds = |days: i64, more: i64| now() + SignedDuration::from_hours(24 * days) + SignedDuration::from_secs(more);
+    // The first to end: the intermediate, the CRL of its own, or (where that is tolerated) no CRL.
+    for (expired_crl, crl_days, ends) in
+        [(ExpiredCrl::Refuse, 10, 6), (ExpiredCrl::Refuse, 4, 4), (ExpiredCrl::Tolerate, 4, 6), (ExpiredCrl::Tolerate, 10, 6)]
+    {
+        let crls = vec![root.crl_at(&[], -20, 100), below.crl_at(&[], -20, crl_days)];
+        let mut config =
+            TrustDomainConfig::new(TRUST_DOMAIN.parse().unwrap(), root.pem().into_bytes(), crls, true, CertificateIdentity::Spiffe);
+        config.expired_crl = expired_crl;
+        let store = TrustStore::new(vec![config]).unwrap();
+        let verifier = ClientVerifier::new(store, Arc::new(Stopped(Mutex::new(now()))));
+        let verdict = verifier.judge(&client.chain, now()).unwrap();
+        let mut ended = None;
+        for (day, second) in (-6..=9).flat_map(|day| (-2..=2).map(move |second| (day, second))) {
+            let at = seconds(day, second);
+            if verifier.stands(&verdict, at) {
+                let fresh = verifier.judge(&client.chain, at);
+                assert_eq!(fresh.unwrap().peer(), verdict.peer(), "{expired_crl:?} {crl_days}: day {day}, second {second}");
+            } else if day > 0 && ended.is_none() {
+                ended = Some(day);
+            }
+        }
+        assert_eq!(ended, Some(ends), "{expired_crl:?} {crl_days}: it stands for as long as it can");
+        assert!(!verifier.stands(&verdict, seconds(-3, -1)), "a clock that went back");
+        assert!(verifier.stands(&verdict, seconds(-3, 0)));
+    }
 }

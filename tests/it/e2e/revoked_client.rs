@@ -92,6 +92,23 @@ fn a_revoked_certificate_stays_out_when_the_server_starts_without_its_store() {
 }
 
 #[test]
+fn an_expired_certificate_ends_its_connection() {
+    let world = World::start();
+    let out = world.file("brief");
+    let said = world.cli(&world.vendor(), ["issue", "vendor-client", "--ttl", "6s", "-o", "json", "--out", &out.display().to_string()]);
+    let until: jiff::Timestamp = said.json()["lease"]["expires_at"].as_str().unwrap().parse().unwrap();
+    let client = Caller::files(out.join("tls.crt"), out.join("tls.key"));
+    block_on(async {
+        let mut live = hold(&world, &client).await;
+        let mut other = hold(&world, &world.vendor()).await;
+        let left = Duration::try_from(until.duration_since(jiff::Timestamp::now())).expect("it is still good");
+        assert!(ends_within(&mut live, left + CUT_TIME).await, "the live connection stays");
+        assert!(!ends_within(&mut other, Duration::from_secs(1)).await, "the vendor's own connection was cut too");
+    });
+    assert_eq!(world.cli(&client, ["whoami"]).code, 3);
+}
+
+#[test]
 fn a_removed_trust_domain_ends_its_connections() {
     let world = World::start();
     let callers = crate::support::parts::openssl::Ca::new(world.dir(), "callers");

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm as JwtAlgorithm, DecodingKey};
 
 use super::{
     Algorithm,
@@ -20,20 +21,23 @@ pub(super) const MAX_RSA_BITS: usize = 8192;
 /// A key, ready to verify.
 pub(super) struct Key {
     kid: Option<String>,
-    /// Parsed once for each of its algorithms, and bound to it: a JOSE library would parse the key again with every token.
-    ways: Vec<(Algorithm, ParsedPublicKey)>,
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
 }
 
 impl Key {
-    /// Whether `signature` (base64url) over `signed` is this key's by `alg`, which must be among the key's.
+    /// Whether `signature` (base64url) over `signed` is this key's. The caller has checked that `alg` is among the key's.
     pub fn verifies(&self, alg: Algorithm, signed: &str, signature: &str) -> bool {
-        let way = self.ways.iter().find(|(own, _)| *own == alg);
-        let signature = URL_SAFE_NO_PAD.decode(signature);
-        way.zip(signature.ok()).is_some_and(|((_, key), signature)| key.verify_sig(signed.as_bytes(), &signature).is_ok())
-    }
-
-    fn is_for(&self, alg: Algorithm) -> bool {
-        self.ways.iter().any(|(own, _)| *own == alg)
+        let alg = match alg {
+            Algorithm::Rs256 => JwtAlgorithm::RS256,
+            Algorithm::Rs384 => JwtAlgorithm::RS384,
+            Algorithm::Rs512 => JwtAlgorithm::RS512,
+            Algorithm::Ps256 => JwtAlgorithm::PS256,
+            Algorithm::Es256 => JwtAlgorithm::ES256,
+            Algorithm::Es384 => JwtAlgorithm::ES384,
+            Algorithm::EdDsa => JwtAlgorithm::EdDSA,
+        };
+        jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.key, alg).unwrap_or(false)
     }
 }
 
@@ -89,11 +93,11 @@ impl KeySet {
         if let Some(kid) = kid {
             return match self.keys.iter().find(|key| key.kid.as_deref() == Some(kid)) {
                 None => Selection::Unknown,
-                Some(key) if key.is_for(alg) => Selection::Found(key.clone()),
+                Some(key) if key.algorithms.contains(&alg) => Selection::Found(key.clone()),
                 Some(_) => Selection::OtherAlgorithm,
             };
         }
-        let mut fitting = self.keys.iter().filter(|key| key.is_for(alg));
+        let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&alg));
         match (fitting.next(), fitting.next()) {
             (None, _) => Selection::Unknown,
             (Some(key), None) => Selection::Found(key.clone()),
@@ -116,23 +120,24 @@ fn usable(jwk: &Object<'_>, configured: &[Algorithm]) -> Result<Key, &'static st
     if jwk.get("d").is_some() || jwk.get("k").is_some() {
         return Err("holds a private or symmetric key, which a published set must not");
     }
-    let ways = match (text("kty")?, text("crv")?) {
-        (Some("RSA"), _) => rsa(jwk)?,
-        (Some("EC"), Some("P-256")) => vec![(Algorithm::Es256, ec(jwk, 32, &signature::ECDSA_P256_SHA256_FIXED)?)],
-        (Some("EC"), Some("P-384")) => vec![(Algorithm::Es384, ec(jwk, 48, &signature::ECDSA_P384_SHA384_FIXED)?)],
-        (Some("OKP"), Some("Ed25519")) => vec![(Algorithm::EdDsa, ed25519(jwk)?)],
+    let (fitting, key): (&[Algorithm], DecodingKey) = match (text("kty")?, text("crv")?) {
+        (Some("RSA"), _) => (&[Algorithm::Rs256, Algorithm::Rs384, Algorithm::Rs512, Algorithm::Ps256], rsa(jwk)?),
+        (Some("EC"), Some("P-256")) => (&[Algorithm::Es256], ec(jwk, 32, &signature::ECDSA_P256_SHA256_FIXED)?),
+        (Some("EC"), Some("P-384")) => (&[Algorithm::Es384], ec(jwk, 48, &signature::ECDSA_P384_SHA384_FIXED)?),
+        (Some("OKP"), Some("Ed25519")) => (&[Algorithm::EdDsa], ed25519(jwk)?),
         _ => return Err("of a type or curve that is not taken"),
     };
     let own = text("alg")?;
-    let ways: Vec<_> = ways.into_iter().filter(|(alg, _)| configured.contains(alg) && own.is_none_or(|own| own == alg.as_str())).collect();
-    if ways.is_empty() {
+    let algorithms: Vec<_> =
+        fitting.iter().copied().filter(|alg| configured.contains(alg) && own.is_none_or(|own| own == alg.as_str())).collect();
+    if algorithms.is_empty() {
         return Err("for an algorithm that is not configured or does not fit it");
     }
     let kid = text("kid")?.map(str::to_owned);
-    Ok(Key { kid, ways })
+    Ok(Key { kid, algorithms, key })
 }
 
-fn rsa(jwk: &Object<'_>) -> Result<Vec<(Algorithm, ParsedPublicKey)>, &'static str> {
+fn rsa(jwk: &Object<'_>) -> Result<DecodingKey, &'static str> {
     let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
     let first = n.iter().position(|b| *b != 0).unwrap_or(n.len());
     let bits = (n.len() - first) * 8 - n.get(first).map_or(0, |b| b.leading_zeros() as usize);
@@ -143,36 +148,27 @@ fn rsa(jwk: &Object<'_>) -> Result<Vec<(Algorithm, ParsedPublicKey)>, &'static s
     if !exponent.is_some_and(|e| e >= 3 && e % 2 == 1) {
         return Err("not a valid RSA key: its exponent is even, 1 or too long");
     }
-    let parts = RsaPublicKeyComponents { n: &n[first..], e: e.as_slice() };
-    let parsed = |(alg, how): (Algorithm, &'static RsaParameters)| {
-        let key = parts.to_parsed_public_key(how).map_err(|_| "not a valid RSA key")?;
-        Ok((alg, key))
-    };
-    let ways = [
-        (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
-        (Algorithm::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
-        (Algorithm::Rs512, &signature::RSA_PKCS1_2048_8192_SHA512),
-        (Algorithm::Ps256, &signature::RSA_PSS_2048_8192_SHA256),
-    ];
-    ways.into_iter().map(parsed).collect()
+    // Parsed once here, so that a modulus or exponent that cannot be is known before a token comes.
+    RsaPublicKeyComponents { n: &n[first..], e: e.as_slice() }
+        .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
+        .map_err(|_| "not a valid RSA key")?;
+    Ok(DecodingKey::from_rsa_raw_components(&n[first..], &e))
 }
 
-fn ec(jwk: &Object<'_>, length: usize, alg: &'static signature::EcdsaVerificationAlgorithm) -> Result<ParsedPublicKey, &'static str> {
+fn ec(jwk: &Object<'_>, length: usize, alg: &'static signature::EcdsaVerificationAlgorithm) -> Result<DecodingKey, &'static str> {
     let (x, y) = (bytes(jwk, "x")?, bytes(jwk, "y")?);
     if x.len() != length || y.len() != length {
         return Err("an EC key whose coordinates do not have the curve's length");
     }
     let point = [&[4], x.as_slice(), &y].concat();
-    ParsedPublicKey::new(alg, &point).map_err(|_| "an EC key that is no point of its curve")
+    ParsedPublicKey::new(alg, &point).map_err(|_| "an EC key that is no point of its curve")?;
+    Ok(DecodingKey::from_ec_der(&point))
 }
 
-fn ed25519(jwk: &Object<'_>) -> Result<ParsedPublicKey, &'static str> {
+fn ed25519(jwk: &Object<'_>) -> Result<DecodingKey, &'static str> {
     let x = bytes(jwk, "x")?;
-    // Other encodings of a key would parse too; RFC 8037 section 2 has the 32 bytes.
-    if x.len() != signature::ED25519_PUBLIC_KEY_LEN {
-        return Err("not a valid Ed25519 key");
-    }
-    ParsedPublicKey::new(&signature::ED25519, &x).map_err(|_| "not a valid Ed25519 key")
+    ParsedPublicKey::new(&signature::ED25519, &x).map_err(|_| "not a valid Ed25519 key")?;
+    Ok(DecodingKey::from_ed_der(&x))
 }
 
 fn bytes(jwk: &Object<'_>, name: &str) -> Result<Vec<u8>, &'static str> {

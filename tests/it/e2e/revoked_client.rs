@@ -2,6 +2,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use daypass::{
+    clock::{Clock, SystemClock},
+    model::Timestamp,
+};
 use rustls::NamedGroup;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,12 +100,12 @@ fn an_expired_certificate_ends_its_connection() {
     let world = World::start();
     let out = world.file("brief");
     let said = world.cli(&world.vendor(), ["issue", "vendor-client", "--ttl", "6s", "-o", "json", "--out", &out.display().to_string()]);
-    let until: jiff::Timestamp = said.json()["lease"]["expires_at"].as_str().unwrap().parse().unwrap();
+    let until: Timestamp = said.json()["lease"]["expires_at"].as_str().unwrap().parse().unwrap();
     let client = Caller::files(out.join("tls.crt"), out.join("tls.key"));
     block_on(async {
         let mut live = hold(&world, &client).await;
         let mut other = hold(&world, &world.vendor()).await;
-        let left = Duration::try_from(until.duration_since(jiff::Timestamp::now())).expect("it is still good");
+        let left = Duration::try_from(until.duration_since(SystemClock.now())).expect("it is still good");
         assert!(ends_within(&mut live, left + CUT_TIME).await, "the live connection stays");
         assert!(!ends_within(&mut other, Duration::from_secs(1)).await, "the vendor's own connection was cut too");
     });

@@ -1,6 +1,5 @@
 //! Tokens of the throwaway issuer that `daypassd dev` would not write.
 
-use std::fs;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use daypass::clock::{self, Clock, SystemClock};
@@ -29,8 +28,5 @@ pub fn mint(world: &World, changes: Value) -> String {
 }
 
 fn key(world: &World) -> EncodingKey {
-    let base64 = fs::read_to_string(world.file("issuer/key.der")).unwrap();
-    let lines: Vec<&str> = base64.trim().as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"));
-    EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap()
+    EncodingKey::from_rsa_pem(world.read("issuer/key.pem").as_bytes()).unwrap()
 }

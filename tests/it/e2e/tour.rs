@@ -14,7 +14,7 @@ fn dev_writes_what_it_promises_and_keeps_its_keys_to_itself() {
     }
     assert!(world.file("audit").is_dir());
     for name in
-        ["operator.key", "vendor.key", "job.jwt", "pki/root.key", "pki/issuing.key", "pki/server.key", "issuer/key.der", "store/leases.db"]
+        ["operator.key", "vendor.key", "job.jwt", "pki/root.key", "pki/issuing.key", "pki/server.key", "issuer/key.pem", "store/leases.db"]
     {
         let mode = world.file(name).metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{name} has mode {mode:o}");

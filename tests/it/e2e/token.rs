@@ -1,6 +1,5 @@
 //! Tokens of the throwaway issuer that `daypassd dev` would not write.
 
-
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use daypass::clock::{self, Clock, SystemClock};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};

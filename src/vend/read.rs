@@ -20,6 +20,9 @@ use crate::{
     store::Page,
 };
 
+/// How often a page is read on when the caller may see little of it. After that it is answered as it is, perhaps empty, with a token.
+const MAX_SCANS: usize = 8;
+
 /// How the server sees a caller.
 pub struct WhoAmI {
     /// The caller.
@@ -75,19 +78,31 @@ impl Vend {
     /// A page of the leases that match and that the caller may see. It may be shorter than `limit` while more follow.
     pub async fn list(&self, call: &Call, filter: &LeaseFilter, after: Option<LeaseId>, limit: usize) -> Result<Page> {
         let now = self.clock.now();
-        let page = match self.store.list(filter, after, limit).await {
-            Ok(page) => page,
-            Err(error) => return Err(self.ended(call, About { role: filter.role.as_ref(), ..About::default() }, error, now).await),
-        };
-        let next = page.next;
-        match self.readable(call, page.leases, now) {
-            Ok(leases) => {
-                let detail = vec![format!("{} leases", leases.len())];
-                self.record(vec![Event { role: filter.role.clone(), detail, ..event_of(call, Outcome::Done, now) }]).await?;
-                Ok(Page { leases, next })
+        let about = || About { role: filter.role.as_ref(), ..About::default() };
+        let (mut leases, mut next) = (Vec::new(), after);
+        for _ in 0..MAX_SCANS {
+            let page = match self.store.list(filter, next, limit).await {
+                Ok(page) => page,
+                Err(error) => return Err(self.ended(call, about(), error, now).await),
+            };
+            next = page.next;
+            match self.readable(call, page.leases, now) {
+                Ok(readable) => leases.extend(readable),
+                Err(denial) => return Err(self.denied(call, about(), *denial, now).await),
             }
-            Err(denial) => Err(self.denied(call, About { role: filter.role.as_ref(), ..About::default() }, *denial, now).await),
+            if leases.len() >= limit || next.is_none() {
+                break;
+            }
         }
+        let more = next.is_some() || leases.len() > limit;
+        leases.truncate(limit);
+        if more && leases.len() == limit {
+            // A token names a lease that the caller has seen, and not one that it may not see.
+            next = leases.last().map(|lease| lease.id);
+        }
+        let detail = vec![format!("{} leases", leases.len())];
+        self.record(vec![Event { role: filter.role.clone(), detail, ..event_of(call, Outcome::Done, now) }]).await?;
+        Ok(Page { leases, next })
     }
 
     fn readable(&self, call: &Call, leases: Vec<Lease>, now: Timestamp) -> Result<Vec<Lease>, Box<Denial>> {

@@ -135,3 +135,31 @@ async fn an_emptied_store_is_rebuilt_from_the_record() {
     assert!(!empty.revoked().await.contains(&serials(&kept.lease)[0]));
     assert_eq!(empty.vend.reconcile(snapshots).await.unwrap(), 0, "idempotent");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_filled_with_what_the_caller_may_see_and_its_token_names_nothing_else() {
+    let world = World::new();
+    let mut own = Vec::new();
+    for n in 0..12 {
+        world.issue(&operator(), None).await.unwrap();
+        world.clock.forward(SignedDuration::from_millis(2));
+        own.push(world.issue(&job(n), None).await.unwrap().lease.id);
+        world.clock.forward(SignedDuration::from_millis(2));
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = world.vend.list(&job(0), &LeaseFilter::default(), after, 5).await.unwrap();
+        seen.extend(page.leases.iter().map(|lease| lease.id));
+        match page.next {
+            Some(token) => {
+                assert!(own.contains(&token), "a token of somebody else's lease");
+                assert_eq!(page.leases.len(), 5);
+                after = Some(token);
+            }
+            None => break,
+        }
+    }
+    own.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!(seen, own);
+}

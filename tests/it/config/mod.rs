@@ -368,3 +368,16 @@ fn what_needs_a_restart_is_told_by_its_section_and_nothing_else_is() {
         assert_eq!(started.need_restart(&watched(&first, &text)), <[&str; 0]>::default(), "{new}");
     }
 }
+
+#[test]
+fn every_limit_stands_in_the_page_and_in_the_sample() {
+    let source = include_str!("../../../src/server/config/limits.rs");
+    let page = include_str!("../../../docs/limits.md");
+    let body = source.split("pub struct Limits {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names: Vec<&str> = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next()).collect();
+    assert!(names.len() > 10, "the limits are no longer found: mend this test");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "docs/limits.md does not name {name}");
+        assert!(SAMPLE.contains(&format!("# {name} =")), "deploy/daypass.toml does not show {name}");
+    }
+}

@@ -99,20 +99,19 @@ impl Vend {
                 return Err(being_closed());
             }
             let credential = rules.issuer(&grant.role().spec).remint(grant, &request.input, &lease, now).await?;
+            let mut event = Self::done_by(call, grant, &lease, request.request_id.as_ref(), now);
+            event.detail.push("the same request id: the same lease".to_owned());
+            // On record before it is taken over: were that the other way round, a lease could stay that no record knows.
+            self.record(vec![event]).await?;
             Ok((self.take_over(lease).await?, credential))
         };
         let (lease, credential) = match again.await {
             Ok(again) => again,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
-        let mut event = Self::done_by(call, grant, &lease, request.request_id.as_ref(), now);
-        event.detail.push("the same request id: the same lease".to_owned());
-        self.record(vec![event]).await?;
         Ok(Issued { lease, credential, now })
     }
-}
 
-impl Vend {
     /// Takes a lease over for a retry. The first call may be failing at this moment, here or at another server: it closes the lease only as
     /// it made it, and from now on it is another version.
     async fn take_over(&self, lease: Lease) -> Result<Lease> {

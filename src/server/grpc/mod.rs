@@ -13,6 +13,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio_stream::Stream;
 use tonic::transport::{Server, server::Router};
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub(super) use edge::{Edge, Limiters};
 pub(super) use streams::Streams;
@@ -42,7 +43,7 @@ const LOCAL_RESETS: usize = 64;
 pub(super) const MAX_PUBLIC_MESSAGE: usize = 4 * 1024;
 
 /// Every service, and the health reporter that says whether they serve.
-fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Result<Router> {
+fn router(edge: Arc<Edge>, limits: &Limits, health: HealthServer<impl Health>) -> Result<Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -54,7 +55,7 @@ fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Resul
     let lease = LeaseServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
     let trust = TrustServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
     let audit = AuditServiceServer::from_arc(edge).max_decoding_message_size(bytes);
-    let server = Server::builder()
+    let mut server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(limits.header_bytes)
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets))
@@ -62,44 +63,14 @@ fn router(edge: Arc<Edge>, limits: &Limits, health: impl HealthService) -> Resul
         .http2_keepalive_interval(Some(KEEPALIVE))
         // Without a grace: with one, tonic cuts what is in flight instead of ending the connection gracefully. Tails end by themselves.
         .max_connection_age(std_duration(limits.connection_age));
-    let mut server = server;
     Ok(server.add_service(credential).add_service(lease).add_service(trust).add_service(audit).add_service(reflection).add_service(health))
-}
-
-/// What `tonic_health` gives; its type cannot be named shorter.
-pub(super) trait HealthService:
-    tower::Service<
-        http::Request<tonic::body::Body>,
-        Response = http::Response<tonic::body::Body>,
-        Error = std::convert::Infallible,
-        Future: Send + 'static,
-    > + tonic::server::NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<S> HealthService for S where
-    S: tower::Service<
-            http::Request<tonic::body::Body>,
-            Response = http::Response<tonic::body::Body>,
-            Error = std::convert::Infallible,
-            Future: Send + 'static,
-        > + tonic::server::NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
 }
 
 /// Serves connections until `shutdown` resolves, then finishes what is in flight.
 pub(super) async fn serve(
     edge: Arc<Edge>,
     limits: &Limits,
-    health: impl HealthService,
+    health: HealthServer<impl Health>,
     incoming: impl Stream<Item = io::Result<Conn>> + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {

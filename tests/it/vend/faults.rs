@@ -145,3 +145,32 @@ async fn a_refusal_that_cannot_be_recorded_is_not_told() {
     let error = world.vend.revoke(&operator(), LeaseId::floor(world.vend.now()), "").await.err().unwrap();
     assert_eq!(error.code(), Code::AuditUnavailable);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_until_counts_from_the_crl_and_not_from_the_revocation() {
+    let world = World::new();
+    let lapse = daypass::issuer::x509::DEFAULT_CRL_LIFE + daypass::model::SignedDuration::from_secs(1);
+    let at_once = world.issue_long(&operator()).await.unwrap();
+    let revoked = world.vend.revoke(&operator(), at_once.lease.id, "").await.unwrap();
+    assert_eq!(revoked.live_until, world.vend.now() + lapse);
+    // Half an hour without a store for the list: the last CRL without the serial may be as young as the first one with it.
+    let late = world.issue_long(&operator()).await.unwrap();
+    world.faults.plan("add_revoked", 0, When::Before);
+    world.vend.revoke(&operator(), late.lease.id, "").await.expect_err("the list cannot be written");
+    world.faults.heal();
+    world.clock.forward(daypass::model::SignedDuration::from_mins(30));
+    world.vend.sweep().await.unwrap();
+    let stored = world.stored(late.lease.id).await.unwrap();
+    assert_eq!((stored.state, stored.live_until), (LeaseState::Revoked, world.vend.now() + lapse));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_cannot_be_recorded_takes_nothing_over() {
+    let world = World::new();
+    let first = world.issue(&operator(), Some("step-1")).await.unwrap();
+    world.faults.plan("append", 0, When::Before);
+    world.issue(&operator(), Some("step-1")).await.err().expect("a fault gives an error");
+    world.faults.heal();
+    world.settle().await;
+    assert_eq!(world.stored(first.lease.id).await.unwrap(), first.lease, "what the first call handed out is as it was");
+}

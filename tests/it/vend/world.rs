@@ -105,6 +105,12 @@ impl World {
         self.vend.issue(call, IssueRequest { role: "web".parse().unwrap(), ttl: None, request_id, input: self.input() }).await
     }
 
+    /// A lease that outlives a CRL.
+    pub async fn issue_long(&self, call: &Call) -> Result<Issued> {
+        let ttl = Some(SignedDuration::from_hours(4));
+        self.vend.issue(call, IssueRequest { role: "web".parse().unwrap(), ttl, request_id: None, input: self.input() }).await
+    }
+
     pub async fn stored(&self, id: LeaseId) -> Option<Lease> {
         self.store.get(&[id]).await.unwrap().pop().unwrap()
     }
@@ -221,7 +227,7 @@ fn catalog() -> Catalog {
         name: "web".parse().unwrap(),
         owner: RoleOwner::Shared,
         default_ttl: SignedDuration::from_mins(15),
-        max_ttl: SignedDuration::from_hours(1),
+        max_ttl: SignedDuration::from_hours(4),
         max_life: SignedDuration::from_hours(8),
         spec: RoleSpec::X509(X509Role {
             ca: "main".parse().unwrap(),

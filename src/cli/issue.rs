@@ -19,7 +19,7 @@ use crate::{
         csr::{self, Csr, PrivateKey},
         error::{Error, Kind, Result},
         settings::read_bounded,
-        types::{Credential, IssueOrder, Issued, Lease, RenewOrder, X509Credential},
+        types::{Credential, IssueOrder, Issued, Lease, OrderInput, RenewOrder, X509Credential},
     },
     clock,
     model::name::RoleName,
@@ -68,7 +68,7 @@ pub async fn issue(client: &mut Client, args: Issue, out: &mut dyn Write) -> Out
     let ttl = making.ttl;
     let ready = Ready::new(making)?;
     let request_id = request_id.unwrap_or_else(|| uuid::Builder::from_random_bytes(clock::random()).into_uuid().to_string());
-    let order = IssueOrder { role, ttl, request_id, csr_der: ready.csr.der().to_vec() };
+    let order = IssueOrder { role, ttl, request_id, input: OrderInput::Csr(ready.csr.der().to_vec()) };
     let issued = client.issue(order).await?;
     ready.deliver(issued, out)
 }
@@ -77,7 +77,7 @@ pub async fn issue(client: &mut Client, args: Issue, out: &mut dyn Write) -> Out
 pub async fn renew(client: &mut Client, lease_id: String, making: Making, out: &mut dyn Write) -> Outcome {
     let ttl = making.ttl;
     let ready = Ready::new(making)?;
-    let order = RenewOrder { lease_id, ttl, csr_der: ready.csr.der().to_vec() };
+    let order = RenewOrder { lease_id, ttl, input: OrderInput::Csr(ready.csr.der().to_vec()) };
     let issued = client.renew(order).await?;
     ready.deliver(issued, out)
 }
@@ -109,7 +109,10 @@ impl Ready {
 
     /// Checks the certificate, writes the files, and only then says that it is done.
     fn deliver(self, issued: Issued, out: &mut dyn Write) -> Outcome {
-        let Issued { lease, credential: Credential::X509(X509Credential { chain_der, root_der, not_before, not_after }) } = issued;
+        let Issued { lease, credential } = issued;
+        let Credential::X509(X509Credential { chain_der, root_der, not_before, not_after }) = credential else {
+            return Err(Error::usage("this kind cannot be printed yet").into());
+        };
         let leaf = chain_der.first().ok_or_else(|| Error::bad_answer("lacks a certificate"))?;
         let serial = self.csr.serial_of(leaf)?;
         let (certificate, ca) = (pem(&chain_der), pem(&root_der));

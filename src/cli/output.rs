@@ -136,6 +136,8 @@ pub fn reach(lease: &Lease) -> String {
     let until = lease.revocation.live_until;
     match lease.revocation.reach {
         Reach::Crl => format!("by CRL; may be accepted until {until}"),
+        Reach::Lease => format!("this lease alone; may be accepted until {until}"),
+        Reach::RoleSessions => format!("with every older session of its IAM role; may be accepted until {until}"),
         Reach::Expiry => format!("not before it expires; may be accepted until {until}"),
     }
 }

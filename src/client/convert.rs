@@ -6,21 +6,30 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     error::{Error, Result},
     types::{
-        ConsideredPolicy, Credential, CredentialKind, Explanation, FailedCondition, IssueOrder, Issued, Lease, LeaseFilter, LeaseState,
-        Page, Reach, Record, RenewOrder, Revocation, RevokeFailure, RevokeStep, WhoAmI, X509Credential,
+        AwsCredential, ConsideredPolicy, Credential, CredentialKind, Explanation, FailedCondition, IssueOrder, Issued, JwtCredential,
+        Lease, LeaseFilter, LeaseState, OrderInput, Page, Reach, Record, RegistryCredential, RenewOrder, Revocation, RevokeFailure,
+        RevokeStep, WhoAmI, X509Credential,
     },
 };
-use crate::proto::v1;
+use crate::{model::secret::Secret, proto::v1};
 
 pub(super) fn issue_request(order: IssueOrder) -> v1::IssueRequest {
-    let IssueOrder { role, ttl, request_id, csr_der } = order;
-    let input = v1::issue_request::Input::X509(v1::X509Input { csr_der });
+    use v1::issue_request::Input;
+    let IssueOrder { role, ttl, request_id, input } = order;
+    let input = match input {
+        OrderInput::Csr(csr_der) => Input::X509(v1::X509Input { csr_der }),
+        OrderInput::Audience(audience) => Input::Jwt(v1::JwtInput { audience }),
+    };
     v1::IssueRequest { role, ttl: ttl.map(duration), request_id, input: Some(input) }
 }
 
 pub(super) fn renew_request(order: RenewOrder) -> v1::RenewRequest {
-    let RenewOrder { lease_id, ttl, csr_der } = order;
-    let input = v1::renew_request::Input::X509(v1::X509Input { csr_der });
+    use v1::renew_request::Input;
+    let RenewOrder { lease_id, ttl, input } = order;
+    let input = match input {
+        OrderInput::Csr(csr_der) => Input::X509(v1::X509Input { csr_der }),
+        OrderInput::Audience(audience) => Input::Jwt(v1::JwtInput { audience }),
+    };
     v1::RenewRequest { lease_id, ttl: ttl.map(duration), input: Some(input) }
 }
 
@@ -134,6 +143,7 @@ fn lease(got: Option<v1::Lease>) -> Result<Lease> {
         renew_until,
         revoked_at,
         serial,
+        credential_id,
     } = got.ok_or_else(|| missing("lease"))?;
     Ok(Lease {
         id,
@@ -150,6 +160,7 @@ fn lease(got: Option<v1::Lease>) -> Result<Lease> {
         renew_until: renew_until.map(|at| timestamp(at, "renew_until")).transpose()?,
         revoked_at: revoked_at.map(|at| timestamp(at, "revoked_at")).transpose()?,
         serial,
+        credential_id,
     })
 }
 
@@ -158,6 +169,8 @@ fn revocation_of(got: Option<v1::Revocation>) -> Result<Revocation> {
     let reach = match v1::RevocationReach::try_from(reach) {
         Ok(v1::RevocationReach::Crl) => Reach::Crl,
         Ok(v1::RevocationReach::Expiry) => Reach::Expiry,
+        Ok(v1::RevocationReach::Lease) => Reach::Lease,
+        Ok(v1::RevocationReach::RoleSessions) => Reach::RoleSessions,
         Ok(v1::RevocationReach::Unspecified) | Err(_) => return Err(unknown("revocation reach", reach)),
     };
     Ok(Revocation { reach, live_until: timestamp(live_until.ok_or_else(|| missing("live_until"))?, "live_until")? })
@@ -165,8 +178,35 @@ fn revocation_of(got: Option<v1::Revocation>) -> Result<Revocation> {
 
 fn credential(got: Option<v1::Credential>) -> Result<Credential> {
     let v1::Credential { kind } = got.ok_or_else(|| missing("credential"))?;
-    let v1::credential::Kind::X509(v1::X509Credential { chain_der, root_der, not_before, not_after }) =
-        kind.ok_or_else(|| missing("credential of a kind that this daypass knows"))?;
+    let ends = |at: Option<prost_types::Timestamp>| timestamp(at.ok_or_else(|| missing("expires_at"))?, "expires_at");
+    let filled = |text: String, what: &str| if text.is_empty() { Err(missing(what)) } else { Ok(text) };
+    match kind.ok_or_else(|| missing("credential of a kind that this daypass knows"))? {
+        v1::credential::Kind::X509(made) => certificate(made),
+        v1::credential::Kind::Aws(v1::AwsCredential { access_key_id, secret_access_key, session_token, expires_at, region }) => {
+            Ok(Credential::Aws(AwsCredential {
+                access_key_id: filled(access_key_id, "access_key_id")?,
+                secret_access_key: Secret::new(filled(secret_access_key, "secret_access_key")?),
+                session_token: Secret::new(filled(session_token, "session_token")?),
+                expires_at: ends(expires_at)?,
+                region,
+            }))
+        }
+        v1::credential::Kind::Registry(v1::RegistryCredential { registry, username, secret, expires_at }) => {
+            Ok(Credential::Registry(RegistryCredential {
+                registry: filled(registry, "registry")?,
+                username: filled(username, "username")?,
+                secret: Secret::new(filled(secret, "secret")?),
+                expires_at: ends(expires_at)?,
+            }))
+        }
+        v1::credential::Kind::Jwt(v1::JwtCredential { token, expires_at }) => {
+            Ok(Credential::Jwt(JwtCredential { token: Secret::new(filled(token, "token")?), expires_at: ends(expires_at)? }))
+        }
+    }
+}
+
+fn certificate(made: v1::X509Credential) -> Result<Credential> {
+    let v1::X509Credential { chain_der, root_der, not_before, not_after } = made;
     if chain_der.is_empty() {
         return Err(missing("certificate"));
     }
@@ -181,6 +221,10 @@ fn credential(got: Option<v1::Credential>) -> Result<Credential> {
 fn kind_of(kind: i32) -> Result<CredentialKind> {
     match v1::CredentialKind::try_from(kind) {
         Ok(v1::CredentialKind::X509) => Ok(CredentialKind::X509),
+        Ok(v1::CredentialKind::Aws) => Ok(CredentialKind::Aws),
+        Ok(v1::CredentialKind::Ecr) => Ok(CredentialKind::Ecr),
+        Ok(v1::CredentialKind::Registry) => Ok(CredentialKind::Registry),
+        Ok(v1::CredentialKind::Jwt) => Ok(CredentialKind::Jwt),
         Ok(v1::CredentialKind::Unspecified) | Err(_) => Err(unknown("credential kind", kind)),
     }
 }
@@ -255,6 +299,7 @@ mod tests {
             renew_until: stamp(1_800_003_600),
             revoked_at: None,
             serial: "0a1b".to_owned(),
+            credential_id: "0a1b".to_owned(),
         }
     }
 
@@ -275,6 +320,7 @@ mod tests {
             "generation": 1,
             "renew_until": "2027-01-15T09:00:00Z",
             "serial": "0a1b",
+            "credential_id": "0a1b",
         });
         assert_eq!(json, expected);
     }

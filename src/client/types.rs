@@ -5,12 +5,22 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use crate::model::secret::Secret;
+
 /// The kind of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CredentialKind {
     /// An X.509 certificate.
     X509,
+    /// An AWS session.
+    Aws,
+    /// What `docker login` at Amazon ECR takes.
+    Ecr,
+    /// What `docker login` at a registry takes.
+    Registry,
+    /// A signed JWT.
+    Jwt,
 }
 
 impl CredentialKind {
@@ -18,6 +28,10 @@ impl CredentialKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::X509 => "x509",
+            Self::Aws => "aws",
+            Self::Ecr => "ecr",
+            Self::Registry => "registry",
+            Self::Jwt => "jwt",
         }
     }
 }
@@ -53,10 +67,14 @@ impl LeaseState {
 
 /// How far a revocation reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Reach {
     /// Into the CRL: whoever reads it refuses the certificate.
     Crl,
+    /// This lease alone, at the system that takes its credential.
+    Lease,
+    /// Every older session of the same IAM role, other leases' among them.
+    RoleSessions,
     /// Nowhere: the credential lives until it expires.
     Expiry,
 }
@@ -104,6 +122,9 @@ pub struct Lease {
     /// The newest certificate's serial, lower-case hex; empty for other kinds.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub serial: String,
+    /// What names the newest credential at the system that takes it; empty where nothing does.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub credential_id: String,
 }
 
 /// A lease with its new credential.
@@ -120,6 +141,49 @@ pub struct Issued {
 pub enum Credential {
     /// An X.509 certificate with its chain.
     X509(X509Credential),
+    /// An AWS session.
+    Aws(AwsCredential),
+    /// What `docker login` takes.
+    Registry(RegistryCredential),
+    /// A signed JWT.
+    Jwt(JwtCredential),
+}
+
+/// An AWS session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsCredential {
+    /// The access key's id.
+    pub access_key_id: String,
+    /// The secret access key.
+    pub secret_access_key: Secret,
+    /// The session token.
+    pub session_token: Secret,
+    /// When the session ends.
+    pub expires_at: Timestamp,
+    /// The region to use.
+    pub region: String,
+}
+
+/// What `docker login` takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryCredential {
+    /// The registry: `host[:port]`.
+    pub registry: String,
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub secret: Secret,
+    /// When it ceases to be taken.
+    pub expires_at: Timestamp,
+}
+
+/// A signed JWT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtCredential {
+    /// The token, in compact form.
+    pub token: Secret,
+    /// Its `exp`.
+    pub expires_at: Timestamp,
 }
 
 /// An X.509 certificate with its chain.
@@ -230,8 +294,17 @@ pub struct IssueOrder {
     pub ttl: Option<SignedDuration>,
     /// Makes a repetition of this very order safe.
     pub request_id: String,
+    /// What the kind of the role needs.
+    pub input: OrderInput,
+}
+
+/// What a role's kind needs. A role of another kind than X.509 takes no notice of a CSR, so that it can always be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderInput {
     /// A PKCS #10 request, DER.
-    pub csr_der: Vec<u8>,
+    Csr(Vec<u8>),
+    /// The audience of a JWT.
+    Audience(String),
 }
 
 /// What `lease renew` asks for.
@@ -241,8 +314,8 @@ pub struct RenewOrder {
     pub lease_id: String,
     /// The wanted life from now; none means the role's default.
     pub ttl: Option<SignedDuration>,
-    /// A PKCS #10 request, DER.
-    pub csr_der: Vec<u8>,
+    /// What the kind of the role needs.
+    pub input: OrderInput,
 }
 
 /// One step of a revocation of many leases.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{Timestamp, secret::Secret};
 
 /// The kind of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -10,13 +10,28 @@ use super::Timestamp;
 pub enum CredentialKind {
     /// An X.509 certificate.
     X509,
+    /// An AWS session.
+    Aws,
+    /// What `docker login` at Amazon ECR takes, by way of an AWS session.
+    Ecr,
+    /// What a container registry's token endpoint here takes.
+    Registry,
+    /// A signed JWT.
+    Jwt,
 }
 
 impl CredentialKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::X509, Self::Aws, Self::Ecr, Self::Registry, Self::Jwt];
+
     /// Its name in configuration, JSON and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::X509 => "x509",
+            Self::Aws => "aws",
+            Self::Ecr => "ecr",
+            Self::Registry => "registry",
+            Self::Jwt => "jwt",
         }
     }
 }
@@ -25,6 +40,46 @@ impl CredentialKind {
 pub enum Credential {
     /// An X.509 certificate.
     X509(X509Credential),
+    /// An AWS session.
+    Aws(AwsCredential),
+    /// What `docker login` takes: at Amazon ECR, or at a registry that trusts our token endpoint.
+    Registry(RegistryCredential),
+    /// A signed JWT.
+    Jwt(JwtCredential),
+}
+
+/// An AWS session.
+pub struct AwsCredential {
+    /// The access key's id; not secret.
+    pub access_key_id: String,
+    /// The secret access key.
+    pub secret_access_key: Secret,
+    /// The session token.
+    pub session_token: Secret,
+    /// When the session ends, in whole seconds.
+    pub expires_at: Timestamp,
+    /// The region that the holder should use.
+    pub region: String,
+}
+
+/// What `docker login` takes.
+pub struct RegistryCredential {
+    /// The registry, as an image reference names it: `host[:port]`.
+    pub registry: String,
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub secret: Secret,
+    /// When it ceases to be taken, in whole seconds.
+    pub expires_at: Timestamp,
+}
+
+/// A signed JWT.
+pub struct JwtCredential {
+    /// The token, in compact form (RFC 7519 section 3).
+    pub token: Secret,
+    /// Its `exp`, in whole seconds.
+    pub expires_at: Timestamp,
 }
 
 /// A certificate with what is needed to present and to verify it. None of it is secret: the key stays with the holder.

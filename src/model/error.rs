@@ -46,8 +46,10 @@ pub enum Code {
     StoreUnavailable,
     /// The audit log cannot be written.
     AuditUnavailable,
-    /// The issuer's keys cannot be had.
+    /// The issuer's keys cannot be had, or the remote system that makes the credential does not answer.
     IssuerUnavailable,
+    /// The remote system that makes the credential refuses; its own name for that is in the text.
+    IssuerRefused,
     /// The server is shutting down, or too busy.
     Unavailable,
     /// It took too long.
@@ -81,6 +83,7 @@ impl Code {
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::IssuerUnavailable => "ISSUER_UNAVAILABLE",
+            Self::IssuerRefused => "ISSUER_REFUSED",
             Self::Unavailable => "UNAVAILABLE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Internal => "INTERNAL",

@@ -8,7 +8,9 @@ use super::{
     SignedDuration, Timestamp,
     credential::CredentialKind,
     identity::Subject,
-    name::{CaName, RoleName, TenantName},
+    name::{CaName, RegistryName, RoleName, TenantName},
+    revocation::{AwsDeny, RevocationList, RevokedSerial},
+    role::RegistryAction,
 };
 
 /// How many partitions a store spreads tenants over. All leases of a tenant lie in one, so that caps, replays and
@@ -18,6 +20,9 @@ pub const PARTITIONS: u8 = 16;
 
 /// The most certificates that may be alive under one lease at once; a renewal past it is refused.
 pub const MAX_LIVE_SERIALS: usize = 8;
+
+/// How long a registry takes a token past its `exp` (distribution 2.8 and 3.1).
+pub const REGISTRY_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// A lease's id: a UUID of version 7, so that ids sort by time of issue. Its last four bits are its partition.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,6 +48,11 @@ impl LeaseId {
     /// Where the lease lies: 0 to `PARTITIONS - 1`.
     pub fn partition(self) -> u8 {
         self.0.as_bytes()[15] & 0x0f
+    }
+
+    /// The id as 32 lower-case hex digits.
+    pub fn to_hex(self) -> String {
+        self.0.as_simple().to_string()
     }
 
     /// The id as 16 bytes, in the order of time.
@@ -140,6 +150,10 @@ impl LeaseState {
 pub enum Reach {
     /// Into the issuing CA's CRL.
     Crl,
+    /// This lease alone, at the system that takes the credential.
+    Lease,
+    /// Every older session of the same IAM role, other leases' among them.
+    RoleSessions,
     /// Nowhere; the credential lives until it expires.
     Expiry,
 }
@@ -149,6 +163,8 @@ impl Reach {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Crl => "crl",
+            Self::Lease => "lease",
+            Self::RoleSessions => "role_sessions",
             Self::Expiry => "expiry",
         }
     }
@@ -179,6 +195,60 @@ pub enum Handle {
         /// hex: a retried request makes the same certificate again or is refused.
         tbs: String,
     },
+    /// An AWS session, or what `docker login` takes by way of one.
+    Aws {
+        /// Where a revocation denies it; none where nothing can.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deny: Option<AwsDeny>,
+        /// The IAM role.
+        role_arn: String,
+        /// The session's name.
+        session: String,
+        /// The newest session's access key id, which is no secret; none until AWS has answered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_id: Option<String>,
+    },
+    /// Secrets that a registry's token endpoint takes.
+    Registry {
+        /// The registry.
+        registry: RegistryName,
+        /// Repositories, rendered when the lease was issued: exact, or with `*` for one segment.
+        repositories: Vec<String>,
+        /// What may be done there.
+        actions: Vec<RegistryAction>,
+        /// The secrets that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
+        secrets: Vec<LiveSecret>,
+    },
+    /// A JWT.
+    Jwt {
+        /// Its `jti`.
+        jti: String,
+        /// Its `aud`.
+        aud: String,
+    },
+}
+
+/// A secret that lives under a lease, as far as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSecret {
+    /// SHA-256 over the secret, lower-case hex.
+    #[serde(rename = "h")]
+    pub sha256: String,
+    /// When it ceases to be taken.
+    #[serde(rename = "e", with = "seconds")]
+    pub not_after: Timestamp,
+}
+
+impl Handle {
+    /// What names the newest credential at the system that takes it: a serial, an access key id, a `jti`; empty where nothing does.
+    pub fn credential_id(&self) -> &str {
+        match self {
+            Self::X509 { serials, .. } => serials.last().map_or("", |live| &live.serial),
+            Self::Aws { key_id, .. } => key_id.as_deref().unwrap_or_default(),
+            Self::Registry { .. } => "",
+            Self::Jwt { jti, .. } => jti,
+        }
+    }
 }
 
 /// A lease.
@@ -224,8 +294,23 @@ pub struct Lease {
 /// A change of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// What was pending was handed out.
-    Activate,
+    /// What was pending was made, and is about to be handed out.
+    Activate {
+        /// When it expires.
+        expires_at: Timestamp,
+        /// Where to find it.
+        handle: Handle,
+    },
+    /// What was pending was never made.
+    Void {
+        /// When that was known.
+        at: Timestamp,
+    },
+    /// A remote system is about to be asked for a new credential, which will not expire later than this.
+    Extend {
+        /// The time.
+        expires_at: Timestamp,
+    },
     /// A retry of the request that made it took it over.
     TakeOver,
     /// A new credential under it.
@@ -264,7 +349,25 @@ impl Lease {
     pub fn apply(&self, change: Change) -> Result<Self, IllegalChange> {
         let mut next = Self { version: self.version.saturating_add(1), ..self.clone() };
         match change {
-            Change::Activate => next.move_to(LeaseState::Active, "be activated")?,
+            Change::Activate { expires_at, handle } => {
+                next.move_to(LeaseState::Active, "be activated")?;
+                next.expires_at = whole_second(expires_at);
+                next.renew_until = self.renew_until.max(next.expires_at);
+                next.live_until = next.accepted_until();
+                next.handle = handle;
+            }
+            Change::Void { at } => {
+                next.move_to(LeaseState::Expired, "be found unmade")?;
+                next.expires_at = whole_second(at).min(self.expires_at);
+                next.live_until = next.expires_at;
+            }
+            Change::Extend { expires_at } => {
+                if self.state != LeaseState::Active {
+                    return Err(IllegalChange { state: self.state, change: "be extended" });
+                }
+                next.expires_at = whole_second(expires_at).min(self.renew_until).max(self.expires_at);
+                next.live_until = next.accepted_until();
+            }
             Change::TakeOver => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be taken over" });
@@ -275,7 +378,7 @@ impl Lease {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });
                 }
                 next.expires_at = whole_second(expires_at).min(self.renew_until);
-                next.live_until = next.expires_at;
+                next.live_until = next.accepted_until();
                 next.handle = handle;
                 next.generation = self.generation.saturating_add(1);
             }
@@ -285,7 +388,7 @@ impl Lease {
             }
             Change::FinishRevoke { live_until } => {
                 next.move_to(LeaseState::Revoked, "end its revocation")?;
-                next.live_until = whole_second(live_until).min(self.expires_at);
+                next.live_until = whole_second(live_until).min(self.accepted_until());
             }
             Change::Expire => next.move_to(LeaseState::Expired, "expire")?,
         }
@@ -298,6 +401,31 @@ impl Lease {
         }
         self.state = state;
         Ok(())
+    }
+
+    /// Until when the credential can be accepted if nothing revokes it: its expiry, and at a registry the leeway that registries give
+    /// the tokens of the last exchange.
+    pub fn accepted_until(&self) -> Timestamp {
+        match self.kind {
+            CredentialKind::Registry => self.expires_at.checked_add(REGISTRY_LEEWAY).unwrap_or(Timestamp::MAX),
+            CredentialKind::X509 | CredentialKind::Aws | CredentialKind::Ecr | CredentialKind::Jwt => self.expires_at,
+        }
+    }
+
+    /// Where its revocation is published, and what stands there; none where the store alone is asked, or nothing can be done.
+    pub fn revocation(&self) -> Option<(RevocationList, Vec<RevokedSerial>)> {
+        let revoked_at = self.revoked_at.unwrap_or(self.issued_at);
+        match &self.handle {
+            Handle::X509 { ca, serials, .. } => {
+                let entry = |live: &LiveSerial| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after };
+                Some((RevocationList::Crl(ca.clone()), serials.iter().map(entry).collect()))
+            }
+            Handle::Aws { deny: Some(deny), .. } => {
+                let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after: self.expires_at };
+                Some((RevocationList::Aws(deny.clone()), vec![entry]))
+            }
+            Handle::Aws { deny: None, .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,
+        }
     }
 
     /// Whether a renewal at `now` could still move its expiry.
@@ -316,17 +444,6 @@ impl Lease {
             LeaseState::Revoked | LeaseState::Expired => after(self.expires_at, retention),
         }
     }
-}
-
-/// A certificate that a CRL must name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RevokedSerial {
-    /// Its serial, lower-case hex.
-    pub serial: String,
-    /// When its revocation was acknowledged (millisecond resolution).
-    pub revoked_at: Timestamp,
-    /// When it expires; a CRL may forget it after that (whole seconds).
-    pub not_after: Timestamp,
 }
 
 /// Leases keep these times in whole seconds.

@@ -11,8 +11,11 @@ pub mod fault;
 pub mod identity;
 pub mod lease;
 pub mod name;
+pub mod policy_template;
 pub mod request;
+pub mod revocation;
 pub mod role;
+pub mod secret;
 pub mod template;
 pub mod tenant;
 

@@ -88,6 +88,14 @@ name!(
     /// The name of an issuing CA.
     CaName, "CA name"
 );
+name!(
+    /// The name of a way into AWS: a region, endpoints, an identity.
+    AwsName, "AWS name"
+);
+name!(
+    /// The name of a container registry.
+    RegistryName, "registry name"
+);
 
 /// A trust domain: a lower-case DNS name, as the SPIFFE ID standard (section 2.1) has it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,6 +5,9 @@ use super::{SignedDuration, name::RoleName};
 /// The longest CSR, in bytes of DER.
 pub const MAX_CSR: usize = 16 * 1024;
 
+/// The longest audience that may be asked for, in bytes.
+pub const MAX_AUDIENCE: usize = 512;
+
 /// A caller's own id for a request: 1 to 128 printable ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(String);
@@ -38,6 +41,11 @@ pub enum Input {
         /// The bytes.
         csr_der: Vec<u8>,
     },
+    /// The audience that a JWT is to be for.
+    Jwt {
+        /// One of the role's audiences.
+        audience: String,
+    },
     /// Nothing was sent.
     None,
 }
@@ -47,6 +55,7 @@ impl Input {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::X509 { csr_der } => csr_der,
+            Self::Jwt { audience } => audience.as_bytes(),
             Self::None => &[],
         }
     }

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::collections::BTreeMap;
+
 use super::{
     SignedDuration,
     credential::CredentialKind,
-    name::{CaName, RoleName, TenantName},
+    name::{AwsName, CaName, RegistryName, RoleName, TenantName},
+    policy_template::PolicyTemplate,
     template::Template,
 };
 
@@ -44,6 +47,10 @@ impl Role {
     pub fn kind(&self) -> CredentialKind {
         match self.spec {
             RoleSpec::X509(_) => CredentialKind::X509,
+            RoleSpec::Aws(_) => CredentialKind::Aws,
+            RoleSpec::Ecr(_) => CredentialKind::Ecr,
+            RoleSpec::Registry(_) => CredentialKind::Registry,
+            RoleSpec::Jwt(_) => CredentialKind::Jwt,
         }
     }
 }
@@ -53,6 +60,119 @@ impl Role {
 pub enum RoleSpec {
     /// An X.509 certificate.
     X509(X509Role),
+    /// An AWS session.
+    Aws(AwsRole),
+    /// What `docker login` at Amazon ECR takes, by way of such a session.
+    Ecr(AwsRole),
+    /// What a container registry's token endpoint here takes.
+    Registry(RegistryRole),
+    /// A signed JWT.
+    Jwt(JwtRole),
+}
+
+/// What an AWS session may do and is called. Bounds are those of `AssumeRole` in the STS API reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsRole {
+    /// The way into AWS.
+    pub aws: AwsName,
+    /// The IAM role, `arn:<partition>:iam::<account>:role/<path and name>`.
+    pub role_arn: String,
+    /// How it is assumed.
+    pub mode: AwsMode,
+    /// The session's name: 2 to 64 of `[A-Za-z0-9+=,.@_-]`.
+    pub session_name: Template,
+    /// The inline session policy: a JSON document whose strings may hold placeholders.
+    pub session_policy: Option<PolicyTemplate>,
+    /// ARNs of managed policies that bound the session too; at most 10.
+    pub policy_arns: Vec<String>,
+    /// Session tags besides the one that names the lease; 50 with it at most, keys of 128 characters and values of 256.
+    pub tags: BTreeMap<String, Template>,
+    /// Which of the tags pass on to roles that are assumed from the session.
+    pub transitive_tags: Vec<String>,
+    /// The source identity: 2 to 64 of the same characters; it stays through chains of roles.
+    pub source_identity: Option<Template>,
+    /// The external id: 2 to 1224 of `[A-Za-z0-9+=,.@:/_-]`; with `assume_role` only.
+    pub external_id: Option<Template>,
+    /// How far a revocation reaches.
+    pub revocation: AwsRevocation,
+}
+
+/// How an AWS role is assumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AwsMode {
+    /// `AssumeRole` with the identity of the way into AWS.
+    AssumeRole,
+    /// `AssumeRoleWithWebIdentity` with a JWT that this service signs for the caller: no key of AWS is held.
+    WebIdentity {
+        /// The JWT's `aud`.
+        audience: String,
+        /// The JWT's `sub`.
+        subject: Template,
+    },
+}
+
+/// How the sessions of an AWS role are revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AwsRevocation {
+    /// Not at all: they live until they expire.
+    None,
+    /// All older sessions of the IAM role at once (`AWSRevokeOlderSessions`).
+    RoleSessions,
+    /// One lease, by the session tag that names it.
+    SessionTag,
+    /// One lease, by its session's name, which must hold `{lease}`.
+    SessionName,
+}
+
+/// Which repositories of which registry, and what may be done there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryRole {
+    /// The registry.
+    pub registry: RegistryName,
+    /// Repositories: exact, or with `*` for one whole segment; at least one.
+    pub repositories: Vec<Template>,
+    /// What may be done there; at least one.
+    pub actions: Vec<RegistryAction>,
+    /// The longest life of one token that an exchange gives: 1 to 5 minutes.
+    pub token_ttl: SignedDuration,
+}
+
+/// What may be done at a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistryAction {
+    /// Read.
+    Pull,
+    /// Write; a registry asks for `pull` with it.
+    Push,
+    /// Delete manifests and layers.
+    Delete,
+}
+
+impl RegistryAction {
+    /// Every action.
+    pub const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
+
+    /// Its name in a scope.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What a JWT says besides `iss`, `iat`, `nbf`, `exp` and `jti`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtRole {
+    /// The audiences that may be asked for; at least one. The first is the default when it is the only one.
+    pub audiences: Vec<String>,
+    /// Its `sub`; a SPIFFE ID makes it a JWT-SVID.
+    pub subject: Template,
+    /// More claims, all of type string.
+    pub claims: BTreeMap<String, Template>,
 }
 
 /// What an X.509 certificate says. Everything comes from here; a CSR gives a public key and nothing else.

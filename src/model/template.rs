@@ -9,6 +9,7 @@ use super::{
     claim::ClaimValue,
     error::{Code, Error, Result},
     identity::Identity,
+    lease::LeaseId,
     name::RoleName,
 };
 
@@ -24,6 +25,19 @@ pub enum Place {
     DnsLabel,
     /// Part of a name that people read: letters, digits, space and `._@-` of ASCII.
     Text,
+    /// Part of a session name, a source identity: `[A-Za-z0-9+=,.@_-]` (STS API reference, `RoleSessionName`).
+    SessionName,
+    /// Part of the value of a session tag: letters and digits of ASCII, space and `_.:/=+-@` (STS API reference, `Tag`).
+    TagValue,
+    /// Part of an external id: `[A-Za-z0-9+=,.@:/_-]` (STS API reference, `ExternalId`).
+    ExternalId,
+    /// Part of a resource or a condition in a policy document: `[A-Za-z0-9._@=+-]`. No `*`, `?` and `$`, which mean more than themselves
+    /// there, and no `/` and `:`, which would add a segment.
+    PolicyValue,
+    /// One segment of a repository's name: `[a-z0-9]` with `.`, `_`, `__` or dashes inside (OCI distribution specification, `<name>`).
+    RepositorySegment,
+    /// Part of a claim's value: printable ASCII without quotes and backslash.
+    ClaimText,
 }
 
 impl Place {
@@ -39,7 +53,18 @@ impl Place {
                         && bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                 }
                 Self::Text => bytes().all(|b| b.is_ascii_alphanumeric() || b" ._@-".contains(&b)),
+                Self::SessionName => bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b)),
+                Self::TagValue => bytes().all(|b| b.is_ascii_alphanumeric() || b" _.:/=+-@".contains(&b)),
+                Self::ExternalId => bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@:/_-".contains(&b)),
+                Self::PolicyValue => text != "." && text != ".." && bytes().all(|b| b.is_ascii_alphanumeric() || b"._@=+-".contains(&b)),
+                Self::RepositorySegment => is_repository_segment(text),
+                Self::ClaimText => bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\'),
             }
+    }
+
+    /// Whether values must not hold the marks that stand between them; a URI segment and a DNS label cannot, and a name is for people.
+    fn parts_by_marks(self) -> bool {
+        matches!(self, Self::SessionName | Self::TagValue | Self::ExternalId | Self::ClaimText | Self::PolicyValue)
     }
 
     fn rule(self) -> &'static str {
@@ -47,6 +72,12 @@ impl Place {
             Self::UriSegment => "a URI segment takes only [A-Za-z0-9._-]",
             Self::DnsLabel => "a DNS label takes only [a-z0-9-]",
             Self::Text => "a name takes only ASCII letters, digits, space and ._@-",
+            Self::SessionName => "a session name takes only ASCII letters, digits and +=,.@_-",
+            Self::TagValue => "a session tag takes only ASCII letters, digits, space and _.:/=+-@",
+            Self::ExternalId => "an external id takes only ASCII letters, digits and +=,.@:/_-",
+            Self::PolicyValue => "a policy takes only ASCII letters, digits and ._@=+-",
+            Self::RepositorySegment => "a repository takes only [a-z0-9], with single . _ or dashes inside",
+            Self::ClaimText => "a claim takes only printable ASCII without quotes and backslash",
         }
     }
 }
@@ -56,6 +87,7 @@ enum Part {
     Literal(String),
     Tenant,
     Role,
+    Lease,
     Claim(String),
 }
 
@@ -73,8 +105,11 @@ pub enum BadTemplate {
     #[error("a '{{' or '}}' in the template {0:?} has no other half")]
     Brace(String),
     /// A placeholder that does not exist.
-    #[error("{{{0}}} is no placeholder; there are {{tenant}}, {{role}} and {{claims.NAME}}")]
+    #[error("{{{0}}} is no placeholder; there are {{tenant}}, {{role}}, {{lease}} and {{claims.NAME}}")]
     Placeholder(String),
+    /// The lease's id where there is none yet.
+    #[error("{{lease}} cannot stand in {0:?}")]
+    Lease(String),
 }
 
 impl Template {
@@ -104,6 +139,7 @@ impl Template {
         match name {
             "tenant" => Ok(Part::Tenant),
             "role" => Ok(Part::Role),
+            "lease" => Ok(Part::Lease),
             _ => match name.strip_prefix("claims.") {
                 Some(claim) if !claim.is_empty() => Ok(Part::Claim(claim.to_owned())),
                 _ => Err(BadTemplate::Placeholder(name.to_owned())),
@@ -124,15 +160,38 @@ impl Template {
         })
     }
 
-    /// Renders it for a caller; refuses a claim that is absent or whose value cannot stand in `place`.
+    /// Whether `{lease}` stands in it.
+    pub fn names_lease(&self) -> bool {
+        self.parts.contains(&Part::Lease)
+    }
+
+    /// Renders it for a caller; refuses a claim that is absent or whose value cannot stand in `place`, and `{lease}`.
     pub fn render(&self, place: Place, identity: &Identity, role: &RoleName) -> Result<String> {
+        self.fill(place, identity, role, None)
+    }
+
+    /// The same where the lease's id is known.
+    pub fn render_with_lease(&self, place: Place, identity: &Identity, role: &RoleName, lease: LeaseId) -> Result<String> {
+        self.fill(place, identity, role, Some(lease))
+    }
+
+    fn fill(&self, place: Place, identity: &Identity, role: &RoleName, lease: Option<LeaseId>) -> Result<String> {
         let mut text = String::with_capacity(self.source.len() + 32);
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
                 Part::Tenant => text.push_str(identity.tenant.as_str()),
                 Part::Role => text.push_str(role.as_str()),
-                Part::Claim(name) => text.push_str(&claim_text(name, place, identity)?),
+                Part::Lease => {
+                    let lease =
+                        lease.ok_or_else(|| Error::new(Code::ClaimNotUsable, BadTemplate::Lease(self.source.clone()).to_string()))?;
+                    text.push_str(&lease.to_string());
+                }
+                Part::Claim(name) => {
+                    let value = claim_text(name, place, identity)?;
+                    self.keeps_apart(name, &value, place)?;
+                    text.push_str(&value);
+                }
             }
         }
         if text.len() > MAX_RENDERED {
@@ -142,6 +201,23 @@ impl Template {
             ));
         }
         Ok(text)
+    }
+
+    /// Refuses a value that holds a mark by which the template parts its values: `{claims.a}/{claims.b}` must not read the same for two
+    /// pairs of values.
+    fn keeps_apart(&self, name: &str, value: &str, place: Place) -> Result<()> {
+        let marks = |part: &Part, c: char| matches!(part, Part::Literal(literal) if literal.contains(c));
+        let mark = |c: &char| !c.is_ascii_alphanumeric() && self.parts.iter().any(|part| marks(part, *c));
+        match value.chars().find(mark) {
+            Some(found) if place.parts_by_marks() => Err(Error::new(
+                Code::ClaimNotUsable,
+                format!(
+                    "the value of the claim {name} cannot be used by this role: it holds {found:?}, by which the role's template {:?} parts its values",
+                    self.source
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -162,6 +238,15 @@ fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {
         return Err(refuse(format!("the value of the claim {name} cannot be used by this role: {}", place.rule())));
     }
     Ok(text)
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` (OCI distribution specification, `<name>`).
+fn is_repository_segment(text: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let mut between = text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).filter(|gap| !gap.is_empty());
+    text.bytes().next().is_some_and(legal)
+        && text.bytes().last().is_some_and(legal)
+        && between.all(|gap| matches!(gap, "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
 }
 
 impl fmt::Display for Template {

@@ -90,7 +90,7 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
 
 /// Puts a checked configuration in force. What can still fail comes first, so that nothing is half taken.
 fn apply(parts: &Parts, config: Config) -> Result<()> {
-    let configured: Vec<&CaName> = config.rules.x509.authorities().keys().collect();
+    let configured: Vec<&CaName> = config.rules.issuers.x509.authorities().keys().collect();
     if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
         return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
     }

@@ -14,8 +14,9 @@ use async_trait::async_trait;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error},
-    lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+    lease::{Lease, LeaseFilter, LeaseId, LeaseState},
     name::{CaName, TenantName},
+    revocation::{RevocationList, RevokedSerial},
 };
 
 /// How long a reservation or a revocation may stay open before the sweep looks at it.
@@ -132,13 +133,13 @@ pub trait LeaseStore: Send + Sync {
     async fn purge(&self, leases: &[Lease], now: Timestamp) -> Result<(), Error>;
 
     /// Adds serials to a CA's revocation list and counts its revision up when anything was new. Idempotent.
-    async fn add_revoked(&self, ca: &CaName, serials: &[RevokedSerial]) -> Result<(), Error>;
+    async fn add_revoked(&self, list: &RevocationList, serials: &[RevokedSerial]) -> Result<(), Error>;
 
     /// The revision of a CA's revocation list: one cheap read, to see whether another server changed it. 0 when nothing ever was.
-    async fn revocation_revision(&self, ca: &CaName) -> Result<u64, Error>;
+    async fn revocation_revision(&self, list: &RevocationList) -> Result<u64, Error>;
 
     /// A CA's revocation list with its revision, serials that expired before `now` left out.
-    async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error>;
+    async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error>;
 
     /// The next CRL number of a CA: strictly growing over all servers and restarts, and at least `floor`. The floor keeps it growing
     /// when the store lost its count; at most 2^53.

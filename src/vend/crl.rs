@@ -15,8 +15,8 @@ use super::Vend;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
-    lease::RevokedSerial,
     name::CaName,
+    revocation::{RevocationList, RevokedSerial},
 };
 
 /// How long a revoke waits for its CRL before it answers that the revocation is still on its way.
@@ -121,12 +121,12 @@ impl Vend {
         // One from the future was made before the clock was set back: it may lack what had expired by that time only.
         let fresh = current.as_ref().is_some_and(|crl| crl.this_update <= now && now < refresh_at(crl));
         let waited_for = ticket > *slot.served.borrow();
-        if fresh && !waited_for && self.store.revocation_revision(ca).await? == self.published_revision(ca) {
+        if fresh && !waited_for && self.store.revocation_revision(&ca.clone().into()).await? == self.published_revision(ca) {
             return Ok(false);
         }
         let rules = self.rules.load_full();
-        let authority = rules.x509.authorities().get(ca).ok_or_else(|| super::defect("a CRL desk without its CA"))?.clone();
-        let (revision, mut revoked) = self.store.revoked(ca, now).await?;
+        let authority = rules.issuers.x509.authorities().get(ca).ok_or_else(|| super::defect("a CRL desk without its CA"))?.clone();
+        let (revision, mut revoked) = self.store.revoked(&ca.clone().into(), now).await?;
         // What was revoked once stays so until it expires, also when the store lost it and was not reconciled yet.
         let named: HashSet<String> = revoked.iter().map(|entry| entry.serial.clone()).collect();
         let before = current.iter().flat_map(|crl| &crl.revoked);
@@ -159,7 +159,7 @@ impl Vend {
     /// made, here or at another server, at most a second after.
     pub(super) fn crl_live_until(&self, ca: &CaName, at: Timestamp) -> Timestamp {
         let rules = self.rules.load();
-        let life = rules.x509.authorities().get(ca).map_or(SignedDuration::MAX, |authority| authority.crl_life());
+        let life = rules.issuers.x509.authorities().get(ca).map_or(SignedDuration::MAX, |authority| authority.crl_life());
         at.checked_add(life).and_then(|lapse| lapse.checked_add(SignedDuration::from_secs(1))).unwrap_or(Timestamp::MAX)
     }
 }

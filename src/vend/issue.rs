@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock,
-    issuer::Minted,
+    issuer::{Again, Minted, Order},
     model::{
         Timestamp,
         credential::Credential,
@@ -53,14 +53,16 @@ impl Vend {
         };
 
         // 2. Mint. Nothing of it is known outside this function yet.
-        let issuer = rules.issuer(&grant.role().spec);
-        let minted = match measured_async("mint", issuer.mint(&grant, &request.input, None, now)).await {
+        let issuer = rules.issuers.of(&grant.role().spec);
+        let id = LeaseId::new(now, clock::random(), &grant.identity().tenant);
+        let order = Order { grant: &grant, lease: id, input: &request.input, earlier: None, now };
+        let minted = match measured_async("mint", issuer.mint(&order)).await {
             Ok(minted) => minted,
-            Err(error) => return Err(self.ended(call, about(), error, now).await),
+            Err(failed) => return Err(self.ended(call, about(), failed.error, now).await),
         };
 
         // 3. Make it durable: the lease, then the record. Replays, caps and repeated requests are settled inside the one step.
-        let (lease, credential) = new_lease(&grant, minted, now);
+        let (lease, credential) = new_lease(&grant, id, minted, now);
         match self.store.put(&conditions(&grant, &lease, &request)).await {
             Ok(Put::Stored) => {}
             Ok(Put::Existing(earlier)) => return self.issue_again(call, &rules, &grant, &request, *earlier, now).await,
@@ -98,7 +100,10 @@ impl Vend {
             if self.open.holds(lease.id) {
                 return Err(being_closed());
             }
-            let credential = rules.issuer(&grant.role().spec).remint(grant, &request.input, &lease, now).await?;
+            let order = Order { grant, lease: lease.id, input: &request.input, earlier: None, now };
+            let Again::Same(credential) = rules.issuers.of(&grant.role().spec).remint(&order, &lease).await? else {
+                return Err(being_closed());
+            };
             let mut event = Self::done_by(call, grant, &lease, request.request_id.as_ref(), now);
             event.detail.push("the same request id: the same lease".to_owned());
             // On record before it is taken over: were that the other way round, a lease could stay that no record knows.
@@ -127,10 +132,10 @@ impl Vend {
     }
 }
 
-fn new_lease(grant: &Grant, minted: Minted, now: Timestamp) -> (Lease, Credential) {
+fn new_lease(grant: &Grant, id: LeaseId, minted: Minted, now: Timestamp) -> (Lease, Credential) {
     let identity = grant.identity();
     let lease = Lease {
-        id: LeaseId::new(now, clock::random(), &identity.tenant),
+        id,
         version: 1,
         role: grant.role().name.clone(),
         kind: grant.role().kind(),

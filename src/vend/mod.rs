@@ -29,11 +29,10 @@ pub use tail::TailFrom;
 use crate::{
     audit::AuditLog,
     clock::Clock,
-    issuer::{Issuer, x509::X509Issuer},
+    issuer::Issuers,
     model::{
         error::{Code, Error},
         identity::Identity,
-        role::RoleSpec,
     },
     policy::PolicyBook,
     store::LeaseStore,
@@ -46,17 +45,8 @@ pub const MAX_PAGE: usize = crate::store::MAX_BATCH;
 pub struct Rules {
     /// Policies, with the catalog that they were checked against.
     pub book: PolicyBook,
-    /// The issuer of X.509 certificates.
-    pub x509: Arc<X509Issuer>,
-}
-
-impl Rules {
-    /// The issuer of a role's kind.
-    fn issuer(&self, spec: &RoleSpec) -> &dyn Issuer {
-        match spec {
-            RoleSpec::X509(_) => &*self.x509,
-        }
-    }
+    /// The issuers, by kind.
+    pub issuers: Issuers,
 }
 
 /// One call: who, from where, and the id that ties logs, audit record and answer together.
@@ -92,7 +82,7 @@ pub struct Vend {
 impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
-        let crls = CrlDesk::new(rules.x509.authorities().keys().cloned());
+        let crls = CrlDesk::new(rules.issuers.x509.authorities().keys().cloned());
         Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, open: Open::default() }
     }
 

@@ -1,12 +1,12 @@
 //! The passes: each one idempotent and without input, safe to run at any number of servers at once. `background` drives them.
 
-use super::{Vend, record::event_of_pass, revoke::revoked_serials};
+use super::{Vend, record::event_of_pass};
 use crate::{
     model::{
         SignedDuration, Timestamp,
         error::Result,
         event::Event,
-        lease::{Change, Handle, Lease, LeaseId, LeaseState},
+        lease::{Change, Lease, LeaseId, LeaseState},
         role::MAX_LIFE,
     },
     store::{OPEN_GRACE, Swap},
@@ -133,8 +133,9 @@ impl Vend {
         }
         let revoked = alive.iter().filter(|lease| matches!(lease.state, LeaseState::Revoking | LeaseState::Revoked));
         for lease in revoked {
-            let Handle::X509 { ca, .. } = &lease.handle;
-            self.store.add_revoked(ca, &revoked_serials(lease).collect::<Vec<_>>()).await?;
+            if let Some((list, entries)) = lease.revocation() {
+                self.store.add_revoked(&list, &entries).await?;
+            }
         }
         if restored > 0 {
             let mut event = Event::new(now, "reconcile/restore", crate::model::event::Outcome::Done);

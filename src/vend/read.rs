@@ -128,7 +128,7 @@ impl Vend {
             root_der: vec![authority.root_der().to_vec()],
             crl_url: authority.crl_url().to_owned(),
         };
-        rules.x509.authorities().iter().map(public).collect()
+        rules.issuers.x509.authorities().iter().map(public).collect()
     }
 
     /// Why the caller may or may not have a role.

@@ -2,6 +2,7 @@
 
 use super::{Call, Issued, Vend, issue::token_use, record::About};
 use crate::{
+    issuer::Order,
     model::{
         SignedDuration,
         error::{Code, Error, Result},
@@ -39,7 +40,8 @@ impl Vend {
             {
                 return Err(Error::new(Code::TokenReplayed, "this token was used before; renew with a fresh one from your CI"));
             }
-            rules.issuer(&grant.role().spec).mint(&grant, &input, Some(&lease.handle), now).await
+            let order = Order { grant: &grant, lease: lease.id, input: &input, earlier: Some(&lease.handle), now };
+            rules.issuers.of(&grant.role().spec).mint(&order).await.map_err(|failed| failed.error)
         };
         let minted = match again.await {
             Ok(minted) => minted,

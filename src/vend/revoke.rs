@@ -24,8 +24,9 @@ use crate::{
         Timestamp,
         error::{Code, Error, Result},
         event::Event,
-        lease::{Change, Handle, Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+        lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState},
         name::CaName,
+        revocation::{RevocationList, RevokedSerial},
     },
     policy::LeaseAction,
     store::Swap,
@@ -308,13 +309,13 @@ impl Vend {
 
     /// Carries revocations to where they take effect, and closes the leases. Idempotent: the sweep does it again after a crash.
     pub(super) async fn carry_out(&self, revoking: Vec<Lease>) -> Vec<(LeaseId, Result<Lease>)> {
-        let mut by_ca: BTreeMap<CaName, Vec<Lease>> = BTreeMap::new();
+        let mut by_list: BTreeMap<Option<RevocationList>, Vec<Lease>> = BTreeMap::new();
         for lease in revoking {
-            let Handle::X509 { ca, .. } = &lease.handle;
-            by_ca.entry(ca.clone()).or_default().push(lease);
+            by_list.entry(lease.revocation().map(|(list, _)| list)).or_default().push(lease);
         }
         let mut outcomes = Vec::new();
-        for (ca, leases) in by_ca {
+        for (list, leases) in by_list {
+            let Some(RevocationList::Crl(ca)) = list else { continue };
             match self.withdraw(&ca, &leases).await {
                 Ok(finished) => outcomes.extend(finished.into_iter().map(|lease| (lease.id, Ok(lease)))),
                 Err(error) => outcomes.extend(leases.into_iter().map(|lease| (lease.id, Err(error.clone())))),
@@ -324,8 +325,8 @@ impl Vend {
     }
 
     async fn withdraw(&self, ca: &CaName, leases: &[Lease]) -> Result<Vec<Lease>> {
-        let serials: Vec<RevokedSerial> = leases.iter().flat_map(revoked_serials).collect();
-        self.store.add_revoked(ca, &serials).await?;
+        let serials: Vec<RevokedSerial> = leases.iter().filter_map(Lease::revocation).flat_map(|(_, entries)| entries).collect();
+        self.store.add_revoked(&ca.clone().into(), &serials).await?;
         if self.crls.is_ours(ca) {
             self.crls.publish(ca).await?;
         } else {
@@ -384,11 +385,4 @@ fn revoked_by(call: &Call, lease: &Lease, reason: &str, now: Timestamp) -> Event
         event.detail.push(reason.to_owned());
     }
     event
-}
-
-/// The certificates of a revoked lease that a CRL must name.
-pub(super) fn revoked_serials(lease: &Lease) -> impl Iterator<Item = RevokedSerial> + '_ {
-    let Handle::X509 { serials, .. } = &lease.handle;
-    let revoked_at = lease.revoked_at.unwrap_or(lease.issued_at);
-    serials.iter().map(move |live| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after })
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
-    lease::RevokedSerial,
+    revocation::{RevocationList, RevokedSerial},
 };
 
 /// A signed CRL.

@@ -34,7 +34,7 @@ pub use key::{CaKey, FileKey};
 pub use plan::{LeafPlan, San, Serial};
 pub use role_check::RoleReport;
 
-use super::{Issuer, Minted};
+use super::{Again, Issuer, Minted, NotMinted, Order};
 use crate::{
     model::{
         Timestamp,
@@ -74,16 +74,12 @@ impl<'a> From<&'a Grant> for Ask<'a> {
 
 #[async_trait]
 impl Issuer for X509Issuer {
-    fn check(&self, input: &Input) -> Result<()> {
-        ParsedCsr::parse(csr_of(input)?).map(drop)
+    async fn mint(&self, order: &Order<'_>) -> Result<Minted, NotMinted> {
+        Ok(self.issue(order.grant.into(), order.input, order.earlier, order.now)?)
     }
 
-    async fn mint(&self, grant: &Grant, input: &Input, earlier: Option<&Handle>, now: Timestamp) -> Result<Minted> {
-        self.issue(grant.into(), input, earlier, now)
-    }
-
-    async fn remint(&self, grant: &Grant, input: &Input, lease: &Lease, now: Timestamp) -> Result<Credential> {
-        self.reissue(grant.into(), input, lease, now)
+    async fn remint(&self, order: &Order<'_>, lease: &Lease) -> Result<Again> {
+        self.reissue(order.grant.into(), order.input, lease, order.now).map(Again::Same)
     }
 }
 
@@ -100,7 +96,7 @@ impl X509Issuer {
 
     /// Issues a certificate; `now` becomes the lease's `issued_at`, from which [`Self::reissue`] derives the same dates.
     pub fn issue(&self, ask: Ask<'_>, input: &Input, earlier: Option<&Handle>, now: Timestamp) -> Result<Minted> {
-        let spec = x509_role(ask.role);
+        let spec = x509_role(ask.role)?;
         let authority = self.authority(&spec.ca)?;
         let living = living_serials(earlier, &spec.ca, now)?;
         let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
@@ -119,8 +115,10 @@ impl X509Issuer {
     /// Makes the certificate of a stored lease again. Role, identity, key, CA and dates must all be what they were: then the
     /// signature covers the same bytes, and nothing new is in the world.
     pub fn reissue(&self, ask: Ask<'_>, input: &Input, lease: &Lease, now: Timestamp) -> Result<Credential> {
-        let Handle::X509 { ca, serials, tbs } = &lease.handle;
-        let spec = x509_role(ask.role);
+        let Handle::X509 { ca, serials, tbs } = &lease.handle else {
+            return Err(reused("the role vends another kind of credential since"));
+        };
+        let spec = x509_role(ask.role)?;
         if !matches!(lease.state, LeaseState::Active | LeaseState::Pending) || lease.expires_at <= now {
             return Err(Error::new(Code::LeaseState, "the lease of this request id has ended; ask again with a new request id"));
         }
@@ -153,22 +151,33 @@ impl X509Issuer {
     }
 }
 
-fn x509_role(role: &Role) -> &X509Role {
-    let RoleSpec::X509(spec) = &role.spec;
-    spec
+fn x509_role(role: &Role) -> Result<&X509Role> {
+    match &role.spec {
+        RoleSpec::X509(spec) => Ok(spec),
+        _ => Err(Error::internal(format_args!("the role {} is not of kind x509", role.name))),
+    }
 }
 
 fn csr_of(input: &Input) -> Result<&[u8]> {
     match input {
         Input::X509 { csr_der } => Ok(csr_der),
-        Input::None => Err(Error::new(Code::InvalidRequest, "the role vends X.509 certificates; send a PKCS #10 request (CSR)")),
+        Input::Jwt { .. } | Input::None => {
+            Err(Error::new(Code::InvalidRequest, "the role vends X.509 certificates; send a PKCS #10 request (CSR)"))
+        }
     }
 }
 
 /// The certificates of a renewed lease that still live, oldest first: a revocation must reach them too.
 fn living_serials(earlier: Option<&Handle>, ca: &CaName, now: Timestamp) -> Result<Vec<LiveSerial>> {
-    let Some(Handle::X509 { ca: earlier_ca, serials, .. }) = earlier else {
-        return Ok(Vec::new());
+    let (earlier_ca, serials) = match earlier {
+        None => return Ok(Vec::new()),
+        Some(Handle::X509 { ca, serials, .. }) => (ca, serials),
+        Some(_) => {
+            return Err(Error::new(
+                Code::NotRenewable,
+                "the role vends another kind of credential since this lease began; ask for a new lease",
+            ));
+        }
     };
     // A certificate is valid through the whole second of its notAfter.
     let living: Vec<_> = serials.iter().filter(|serial| serial.not_after.as_second() >= now.as_second()).cloned().collect();

@@ -8,7 +8,7 @@ use crate::model::{
     error::{Code, Error, Result},
     identity::Identity,
     name::RoleName,
-    role::{ExtKeyUsage, Role, RoleSpec, X509Role},
+    role::{ExtKeyUsage, Role, X509Role},
     template::{Place, Template},
 };
 
@@ -91,7 +91,7 @@ pub struct LeafPlan {
 impl LeafPlan {
     /// Renders a role for a caller. Refuses with `Code::ClaimNotUsable` where a claim makes a name that cannot be.
     pub fn render(role: &Role, identity: &Identity, serial: Serial, (not_before, not_after): (Timestamp, Timestamp)) -> Result<Self> {
-        let RoleSpec::X509(spec) = &role.spec;
+        let spec = super::x509_role(role)?;
         let names = Names { identity, role: &role.name };
         let mut plan = Self {
             common_name: spec.common_name.as_ref().map(|template| names.common_name(template)).transpose()?,

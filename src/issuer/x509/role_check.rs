@@ -31,8 +31,11 @@ pub struct RoleReport {
 impl X509Issuer {
     /// Checks a role against the CAs, and its templates against the claims of the catalog's issuers.
     pub fn check_role(&self, role: &Role, catalog: &Catalog, now: Timestamp) -> RoleReport {
-        let spec = x509_role(role);
         let mut report = RoleReport::default();
+        let spec = match x509_role(role) {
+            Ok(spec) => spec,
+            Err(error) => return RoleReport { faults: vec![error.to_string()], ..report },
+        };
         self.check_ca(role, spec, now, &mut report);
         check_shape(spec, &mut report.faults);
         let templates = || spec.common_name.iter().chain(&spec.uri_sans).chain(&spec.dns_sans);

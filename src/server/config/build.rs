@@ -22,7 +22,10 @@ use super::{
 use crate::{
     audit::disk::AuditOptions,
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
-    issuer::x509::{Authority, CaConfig, FileKey, X509Issuer},
+    issuer::{
+        Issuers,
+        x509::{Authority, CaConfig, FileKey, X509Issuer},
+    },
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
@@ -140,7 +143,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, x509: Arc::new(x509) },
+            rules: Rules { book, issuers: Issuers::only_x509(x509) },
             issuers,
             trust_domains,
             root_crls,

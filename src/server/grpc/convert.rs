@@ -5,11 +5,11 @@ use tonic::Code as GrpcCode;
 use crate::{
     model::{
         SignedDuration, Timestamp,
-        credential::{Credential, CredentialKind, X509Credential},
+        credential::{AwsCredential, Credential, CredentialKind, JwtCredential, RegistryCredential, X509Credential},
         error::{Code, Error, Result},
         identity::Subject,
         lease::{Handle, Lease, LeaseFilter, LeaseId, LeaseState, Reach},
-        request::{Input, IssueRequest, MAX_CSR, RequestId},
+        request::{Input, IssueRequest, MAX_AUDIENCE, MAX_CSR, RequestId},
     },
     policy::Explanation,
     proto::v1,
@@ -25,6 +25,7 @@ pub(super) fn issue_request(request: v1::IssueRequest) -> Result<IssueRequest> {
     let input = match input {
         None => Input::None,
         Some(v1::issue_request::Input::X509(x509)) => x509_input(x509)?,
+        Some(v1::issue_request::Input::Jwt(jwt)) => jwt_input(jwt)?,
     };
     Ok(IssueRequest {
         role: role.parse().map_err(invalid)?,
@@ -39,6 +40,7 @@ pub(super) fn renew_request(request: v1::RenewRequest) -> Result<(LeaseId, Optio
     let input = match input {
         None => Input::None,
         Some(v1::renew_request::Input::X509(x509)) => x509_input(x509)?,
+        Some(v1::renew_request::Input::Jwt(jwt)) => jwt_input(jwt)?,
     };
     Ok((self::lease_id(&lease_id)?, ttl.map(|ttl| span(&ttl)).transpose()?, input))
 }
@@ -49,6 +51,14 @@ fn x509_input(input: v1::X509Input) -> Result<Input> {
         return Err(Error::new(Code::InvalidCsr, format!("the CSR is larger than {MAX_CSR} bytes")));
     }
     Ok(Input::X509 { csr_der })
+}
+
+fn jwt_input(input: v1::JwtInput) -> Result<Input> {
+    let v1::JwtInput { audience } = input;
+    if audience.is_empty() || audience.len() > MAX_AUDIENCE {
+        return Err(invalid(format!("an audience is 1 to {MAX_AUDIENCE} bytes")));
+    }
+    Ok(Input::Jwt { audience })
 }
 
 pub(super) fn lease_id(text: &str) -> Result<LeaseId> {
@@ -119,12 +129,19 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         revoked_at,
         handle,
     } = lease;
-    let Handle::X509 { ca: _, serials, tbs: _ } = handle;
+    let serial = match handle {
+        Handle::X509 { .. } => handle.credential_id(),
+        Handle::Aws { .. } | Handle::Registry { .. } | Handle::Jwt { .. } => "",
+    };
     v1::Lease {
         id: id.to_string(),
         role: role.to_string(),
         kind: match kind {
             CredentialKind::X509 => v1::CredentialKind::X509,
+            CredentialKind::Aws => v1::CredentialKind::Aws,
+            CredentialKind::Ecr => v1::CredentialKind::Ecr,
+            CredentialKind::Registry => v1::CredentialKind::Registry,
+            CredentialKind::Jwt => v1::CredentialKind::Jwt,
         }
         .into(),
         tenant: tenant.to_string(),
@@ -143,6 +160,8 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         revocation: Some(v1::Revocation {
             reach: match reach {
                 Reach::Crl => v1::RevocationReach::Crl,
+                Reach::Lease => v1::RevocationReach::Lease,
+                Reach::RoleSessions => v1::RevocationReach::RoleSessions,
                 Reach::Expiry => v1::RevocationReach::Expiry,
             }
             .into(),
@@ -151,14 +170,40 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         generation: *generation,
         renew_until: Some(timestamp(*renew_until)),
         revoked_at: revoked_at.map(timestamp),
-        serial: serials.last().map(|live| live.serial.clone()).unwrap_or_default(),
+        serial: serial.to_owned(),
+        credential_id: handle.credential_id().to_owned(),
     }
 }
 
 pub(super) fn credential(credential: Credential) -> v1::Credential {
-    let Credential::X509(X509Credential { chain_der, root_der, not_before, not_after }) = credential;
-    let x509 = v1::X509Credential { chain_der, root_der, not_before: Some(timestamp(not_before)), not_after: Some(timestamp(not_after)) };
-    v1::Credential { kind: Some(v1::credential::Kind::X509(x509)) }
+    use v1::credential::Kind;
+    let kind = match credential {
+        Credential::X509(X509Credential { chain_der, root_der, not_before, not_after }) => Kind::X509(v1::X509Credential {
+            chain_der,
+            root_der,
+            not_before: Some(timestamp(not_before)),
+            not_after: Some(timestamp(not_after)),
+        }),
+        Credential::Aws(AwsCredential { access_key_id, secret_access_key, session_token, expires_at, region }) => {
+            Kind::Aws(v1::AwsCredential {
+                access_key_id,
+                secret_access_key: secret_access_key.expose().to_owned(),
+                session_token: session_token.expose().to_owned(),
+                expires_at: Some(timestamp(expires_at)),
+                region,
+            })
+        }
+        Credential::Registry(RegistryCredential { registry, username, secret, expires_at }) => Kind::Registry(v1::RegistryCredential {
+            registry,
+            username,
+            secret: secret.expose().to_owned(),
+            expires_at: Some(timestamp(expires_at)),
+        }),
+        Credential::Jwt(JwtCredential { token, expires_at }) => {
+            Kind::Jwt(v1::JwtCredential { token: token.expose().to_owned(), expires_at: Some(timestamp(expires_at)) })
+        }
+    };
+    v1::Credential { kind: Some(kind) }
 }
 
 pub(super) fn explanation(explanation: Explanation) -> v1::ExplainResponse {

@@ -26,7 +26,7 @@ pub(super) fn grpc_code(code: Code) -> GrpcCode {
         Code::Unauthenticated | Code::TokenExpired | Code::TokenAudience | Code::TokenReplayed | Code::CertificateRevoked => {
             GrpcCode::Unauthenticated
         }
-        Code::NoTenant | Code::TenantEnded | Code::Denied => GrpcCode::PermissionDenied,
+        Code::NoTenant | Code::TenantEnded | Code::Denied | Code::IssuerRefused => GrpcCode::PermissionDenied,
         Code::RoleNotFound | Code::LeaseNotFound => GrpcCode::NotFound,
         Code::LeaseState | Code::NotRenewable => GrpcCode::FailedPrecondition,
         Code::RequestIdReused => GrpcCode::AlreadyExists,

@@ -7,8 +7,9 @@ use crate::{
     model::{
         SignedDuration, Timestamp,
         error::Error,
-        lease::{Lease, RevokedSerial},
+        lease::Lease,
         name::CaName,
+        revocation::{RevocationList, RevokedSerial},
     },
     store::{FIRST_ENDED, NewLease, OPEN_GRACE, Put, Swap, TokenUseKey, ceil_millis, state_number, unavailable},
 };
@@ -116,16 +117,17 @@ pub fn purge(connection: &Connection, leases: &[Lease], now: Timestamp) -> Resul
 }
 
 /// Adds to a CA's revocation list; counts the revision up when anything was new.
-pub fn add_revoked(connection: &Connection, ca: &CaName, serials: &[RevokedSerial]) -> Result<(), Error> {
+pub fn add_revoked(connection: &Connection, list: &RevocationList, serials: &[RevokedSerial]) -> Result<(), Error> {
+    let name = list.to_string();
     let mut insert = connection
         .prepare_cached("INSERT INTO revoked (ca, serial, revoked_at, not_after) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
     let mut new = 0;
     for RevokedSerial { serial, revoked_at, not_after } in serials {
-        new += insert.execute(params![ca.as_str(), serial, revoked_at.as_millisecond(), not_after.as_millisecond()])?;
+        new += insert.execute(params![&name, serial, revoked_at.as_millisecond(), not_after.as_millisecond()])?;
     }
     if new > 0 {
         let count = "INSERT INTO ca (name, revision) VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET revision = revision + 1";
-        connection.prepare_cached(count)?.execute([ca.as_str()])?;
+        connection.prepare_cached(count)?.execute([&name])?;
     }
     Ok(())
 }

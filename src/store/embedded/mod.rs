@@ -19,8 +19,9 @@ use super::{LeaseStore, MAX_BATCH, NewLease, Page, Put, Stats, Swap, TokenUseKey
 use crate::model::{
     SignedDuration, Timestamp,
     error::Error,
-    lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+    lease::{Lease, LeaseFilter, LeaseId},
     name::{CaName, TenantName},
+    revocation::{RevocationList, RevokedSerial},
 };
 
 pub use self::{
@@ -91,19 +92,19 @@ impl LeaseStore for EmbeddedStore {
         self.writer.change(move |connection| change::purge(connection, &leases, now)).await
     }
 
-    async fn add_revoked(&self, ca: &CaName, serials: &[RevokedSerial]) -> Result<(), Error> {
-        let (ca, serials) = (ca.clone(), serials.to_vec());
-        self.writer.change(move |connection| change::add_revoked(connection, &ca, &serials)).await
+    async fn add_revoked(&self, list: &RevocationList, serials: &[RevokedSerial]) -> Result<(), Error> {
+        let (list, serials) = (list.clone(), serials.to_vec());
+        self.writer.change(move |connection| change::add_revoked(connection, &list, &serials)).await
     }
 
-    async fn revocation_revision(&self, ca: &CaName) -> Result<u64, Error> {
-        let ca = ca.clone();
-        self.readers.query(move |connection| query::revocation_revision(connection, &ca)).await
+    async fn revocation_revision(&self, list: &RevocationList) -> Result<u64, Error> {
+        let list = list.clone();
+        self.readers.query(move |connection| query::revocation_revision(connection, &list)).await
     }
 
-    async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
-        let ca = ca.clone();
-        self.readers.query(move |connection| query::revoked(connection, &ca, now)).await
+    async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
+        let list = list.clone();
+        self.readers.query(move |connection| query::revoked(connection, &list, now)).await
     }
 
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error> {

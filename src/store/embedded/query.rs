@@ -14,8 +14,9 @@ use crate::{
         Timestamp,
         error::Error,
         identity::Subject,
-        lease::{Lease, LeaseFilter, LeaseId, RevokedSerial},
+        lease::{Lease, LeaseFilter, LeaseId},
         name::{CaName, RoleName, TenantName},
+        revocation::{RevocationList, RevokedSerial},
     },
     store::{MAX_BATCH, Page, Stats, ceil_millis, state_number, unavailable},
 };
@@ -132,18 +133,18 @@ pub fn due(connection: &Connection, now: Timestamp, limit: usize) -> Result<Vec<
 }
 
 /// The revision of a CA's revocation list.
-pub fn revocation_revision(connection: &Connection, ca: &CaName) -> Result<u64, Error> {
+pub fn revocation_revision(connection: &Connection, list: &RevocationList) -> Result<u64, Error> {
     let mut select = connection.prepare_cached("SELECT revision FROM ca WHERE name = ?1")?;
-    Ok(select.query_row([ca.as_str()], |row| row.get(0)).optional()?.unwrap_or(0))
+    Ok(select.query_row([list.to_string()], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
 /// A CA's revocation list with its revision.
-pub fn revoked(connection: &Connection, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
+pub fn revoked(connection: &Connection, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
     let snapshot = connection.unchecked_transaction()?;
-    let revision = revocation_revision(&snapshot, ca)?;
+    let revision = revocation_revision(&snapshot, list)?;
     let mut select = snapshot
         .prepare_cached("SELECT serial, revoked_at, not_after FROM revoked WHERE ca = ?1 AND not_after >= ?2 ORDER BY not_after, serial")?;
-    let mut rows = select.query(params![ca.as_str(), ceil_millis(now)])?;
+    let mut rows = select.query(params![list.to_string(), ceil_millis(now)])?;
     let time = |millis| Timestamp::from_millisecond(millis).map_err(unavailable);
     let mut serials = Vec::new();
     while let Some(row) = rows.next()? {

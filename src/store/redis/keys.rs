@@ -7,7 +7,8 @@ use crate::model::{
     error::{Code, Error},
     identity::Subject,
     lease::{LeaseId, PARTITIONS},
-    name::{CaName, TenantName},
+    name::TenantName,
+    revocation::RevocationList,
 };
 
 /// The longest prefix, in bytes.
@@ -46,18 +47,18 @@ impl Keys {
         format!("{}epoch", self.partition(partition))
     }
 
-    /// The stem of a CA's revocation list.
-    pub fn ca(&self, ca: &CaName) -> String {
-        format!("{}:{{crl:{ca}}}:", self.prefix)
+    /// The stem of a revocation list.
+    pub fn list(&self, list: &RevocationList) -> String {
+        format!("{}:{{crl:{list}}}:", self.prefix)
     }
 
-    /// The revision of a CA's revocation list.
-    pub fn ca_revision(&self, ca: &CaName) -> String {
-        format!("{}rev", self.ca(ca))
+    /// The revision of a revocation list.
+    pub fn list_revision(&self, list: &RevocationList) -> String {
+        format!("{}rev", self.list(list))
     }
 
-    /// The set of CAs that have a revocation list.
-    pub fn cas(&self) -> String {
+    /// The set of revocation lists.
+    pub fn lists(&self) -> String {
         format!("{}:{{crl}}:cas", self.prefix)
     }
 }
@@ -158,6 +159,6 @@ mod tests {
         }
         let keys = Keys::new("daypass").unwrap();
         assert_eq!(keys.partition(7), "daypass:{07}:");
-        assert_eq!(keys.ca(&"main".parse().unwrap()), "daypass:{crl:main}:");
+        assert_eq!(keys.list(&RevocationList::Crl("main".parse().unwrap())), "daypass:{crl:main}:");
     }
 }

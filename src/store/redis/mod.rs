@@ -24,8 +24,9 @@ use crate::{
     model::{
         SignedDuration, Timestamp,
         error::Error,
-        lease::{Lease, LeaseFilter, LeaseId, PARTITIONS, RevokedSerial, partition_of},
+        lease::{Lease, LeaseFilter, LeaseId, PARTITIONS, partition_of},
         name::{CaName, TenantName},
+        revocation::{RevocationList, RevokedSerial},
     },
 };
 
@@ -250,21 +251,21 @@ impl LeaseStore for RedisStore {
             self.script::<()>(&scripts::PURGE, call).await
         }));
         let lists = async {
-            let cas: Vec<String> = self.connector.command(redis::cmd("SMEMBERS").arg(self.keys.cas())).await?;
-            let cas: Vec<CaName> = cas.into_iter().filter_map(|ca| CaName::try_from(ca).ok()).collect();
-            try_join_all(cas.iter().map(|ca| self.purge_revoked(ca, now))).await
+            let lists: Vec<String> = self.connector.command(redis::cmd("SMEMBERS").arg(self.keys.lists())).await?;
+            let lists: Vec<RevocationList> = lists.iter().filter_map(|list| list.parse().ok()).collect();
+            try_join_all(lists.iter().map(|list| self.purge_revoked(list, now))).await
         };
         try_join(partitions, lists).await.map(drop)
     }
 
-    async fn add_revoked(&self, ca: &CaName, serials: &[RevokedSerial]) -> Result<(), Error> {
+    async fn add_revoked(&self, list: &RevocationList, serials: &[RevokedSerial]) -> Result<(), Error> {
         if serials.is_empty() {
             return Ok(());
         }
-        let stem = self.keys.ca(ca);
+        let stem = self.keys.list(list);
         // Known to the purge before there is anything to purge.
         let mut known = redis::cmd("SADD");
-        known.arg(self.keys.cas()).arg(ca.as_str());
+        known.arg(self.keys.lists()).arg(list.to_string());
         self.connector.command::<()>(&known).await?;
         for batch in serials.chunks(MAX_BATCH) {
             let mut call = scripts::CRL_ADD.on(&stem);
@@ -276,13 +277,13 @@ impl LeaseStore for RedisStore {
         Ok(())
     }
 
-    async fn revocation_revision(&self, ca: &CaName) -> Result<u64, Error> {
-        let revision: Option<u64> = self.connector.command(redis::cmd("GET").arg(self.keys.ca_revision(ca))).await?;
+    async fn revocation_revision(&self, list: &RevocationList) -> Result<u64, Error> {
+        let revision: Option<u64> = self.connector.command(redis::cmd("GET").arg(self.keys.list_revision(list))).await?;
         Ok(revision.unwrap_or(0))
     }
 
-    async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
-        let mut call = scripts::CRL_LIST.on(&self.keys.ca(ca));
+    async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
+        let mut call = scripts::CRL_LIST.on(&self.keys.list(list));
         call.arg(ceil_millis(now));
         let (revision, serials, revoked): (u64, Vec<(String, f64)>, Vec<i64>) = self.script(&scripts::CRL_LIST, call).await?;
         let serials = serials.into_iter().zip(revoked).map(|((serial, not_after), revoked_at)| {
@@ -293,7 +294,7 @@ impl LeaseStore for RedisStore {
     }
 
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error> {
-        let mut call = scripts::CRL_NUMBER.on(&self.keys.ca(ca));
+        let mut call = scripts::CRL_NUMBER.on(&self.keys.list(&ca.clone().into()));
         call.arg(floor);
         self.script(&scripts::CRL_NUMBER, call).await
     }
@@ -349,8 +350,8 @@ impl RedisStore {
         self.connector.command(&command).await
     }
 
-    async fn purge_revoked(&self, ca: &CaName, now: Timestamp) -> Result<(), Error> {
-        let mut call = scripts::CRL_PURGE.on(&self.keys.ca(ca));
+    async fn purge_revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(), Error> {
+        let mut call = scripts::CRL_PURGE.on(&self.keys.list(list));
         call.arg(ceil_millis(now)).arg(MAX_BATCH);
         while self.connector.script::<usize>(&scripts::CRL_PURGE, &call).await? == MAX_BATCH {}
         Ok(())

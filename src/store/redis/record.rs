@@ -14,7 +14,9 @@ use crate::{
     model::{
         Timestamp,
         credential::CredentialKind,
-        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, Reach},
+        lease::{Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach},
+        revocation::{AwsDeny, DenyBy},
+        role::RegistryAction,
     },
     store::state_number,
 };
@@ -43,6 +45,10 @@ pub fn encode(lease: &Lease) -> Vec<u8> {
     out.text(lease.subject.as_str());
     out.unsigned(match lease.kind {
         CredentialKind::X509 => 0,
+        CredentialKind::Aws => 1,
+        CredentialKind::Ecr => 2,
+        CredentialKind::Registry => 3,
+        CredentialKind::Jwt => 4,
     });
     out.signed(lease.issued_at.as_millisecond());
     out.signed(lease.expires_at.as_second() - issued);
@@ -51,6 +57,8 @@ pub fn encode(lease: &Lease) -> Vec<u8> {
     out.unsigned(match lease.reach {
         Reach::Crl => 0,
         Reach::Expiry => 1,
+        Reach::Lease => 2,
+        Reach::RoleSessions => 3,
     });
     out.signed(lease.live_until.as_second() - issued);
     match lease.revoked_at {
@@ -80,6 +88,10 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
     let subject = input.text()?.try_into().map_err(|_| BadRecord("its subject is no subject"))?;
     let kind = match input.unsigned()? {
         0 => CredentialKind::X509,
+        1 => CredentialKind::Aws,
+        2 => CredentialKind::Ecr,
+        3 => CredentialKind::Registry,
+        4 => CredentialKind::Jwt,
         _ => return Err(BadRecord("its kind is unknown")),
     };
     let issued_at = Timestamp::from_millisecond(input.signed()?).map_err(|_| BadRecord("a time is out of range"))?;
@@ -90,6 +102,8 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
     let reach = match input.unsigned()? {
         0 => Reach::Crl,
         1 => Reach::Expiry,
+        2 => Reach::Lease,
+        3 => Reach::RoleSessions,
         _ => return Err(BadRecord("its reach is unknown")),
     };
     let live_until = input.seconds(issued)?;
@@ -172,8 +186,50 @@ impl Encoder {
                 }
                 self.hex(tbs);
             }
+            Handle::Aws { deny, role_arn, session, key_id } => {
+                self.unsigned(1);
+                match deny {
+                    None => self.unsigned(0),
+                    Some(AwsDeny { aws, by, role_arn }) => {
+                        self.unsigned(1 + place(&DenyBy::ALL, by));
+                        self.text(aws.as_str());
+                        self.text(role_arn);
+                    }
+                }
+                self.text(role_arn);
+                self.text(session);
+                // No key's id is empty.
+                self.text(key_id.as_deref().unwrap_or_default());
+            }
+            Handle::Registry { registry, repositories, actions, secrets } => {
+                self.unsigned(2);
+                self.text(registry.as_str());
+                self.unsigned(repositories.len() as u64);
+                for repository in repositories {
+                    self.text(repository);
+                }
+                self.unsigned(actions.len() as u64);
+                for action in actions {
+                    self.unsigned(place(&RegistryAction::ALL, action));
+                }
+                self.unsigned(secrets.len() as u64);
+                for LiveSecret { sha256, not_after } in secrets {
+                    self.hex(sha256);
+                    self.signed(not_after.as_second() - issued);
+                }
+            }
+            Handle::Jwt { jti, aud } => {
+                self.unsigned(3);
+                self.text(jti);
+                self.text(aud);
+            }
         }
     }
+}
+
+/// Where an item stands in the list of all.
+fn place<T: PartialEq>(all: &[T], item: &T) -> u64 {
+    all.iter().position(|known| known == item).map_or(u64::MAX, |place| place as u64)
 }
 
 struct Decoder<'a>(&'a [u8]);
@@ -221,9 +277,53 @@ impl Decoder<'_> {
     }
 
     fn handle(&mut self, issued: i64) -> Result<Handle, BadRecord> {
-        if self.unsigned()? != 0 {
-            return Err(BadRecord("its handle is of an unknown kind"));
+        match self.unsigned()? {
+            0 => self.x509(issued),
+            1 => self.aws(),
+            2 => self.registry(issued),
+            3 => Ok(Handle::Jwt { jti: self.text()?, aud: self.text()? }),
+            _ => Err(BadRecord("its handle is of an unknown kind")),
         }
+    }
+
+    /// One of all, by its place.
+    fn one_of<T: Copy>(&mut self, all: &[T], what: &'static str) -> Result<T, BadRecord> {
+        let place = usize::try_from(self.unsigned()?).map_err(|_| BadRecord(what))?;
+        all.get(place).copied().ok_or(BadRecord(what))
+    }
+
+    fn aws(&mut self) -> Result<Handle, BadRecord> {
+        let deny = match self.unsigned()? {
+            0 => None,
+            place => {
+                let by =
+                    usize::try_from(place - 1).ok().and_then(|place| DenyBy::ALL.get(place)).ok_or(BadRecord("its denial is unknown"))?;
+                let aws = self.text()?.try_into().map_err(|_| BadRecord("its way into AWS is no name"))?;
+                Some(AwsDeny { aws, by: *by, role_arn: self.text()? })
+            }
+        };
+        let (role_arn, session, key_id) = (self.text()?, self.text()?, self.text()?);
+        Ok(Handle::Aws { deny, role_arn, session, key_id: (!key_id.is_empty()).then_some(key_id) })
+    }
+
+    fn registry(&mut self, issued: i64) -> Result<Handle, BadRecord> {
+        let registry = self.text()?.try_into().map_err(|_| BadRecord("its registry is no name"))?;
+        let mut repositories = Vec::new();
+        for _ in 0..self.unsigned()? {
+            repositories.push(self.text()?);
+        }
+        let mut actions = Vec::new();
+        for _ in 0..self.unsigned()? {
+            actions.push(self.one_of(&RegistryAction::ALL, "its action is unknown")?);
+        }
+        let mut secrets = Vec::new();
+        for _ in 0..self.unsigned()? {
+            secrets.push(LiveSecret { sha256: self.hex()?, not_after: self.seconds(issued)? });
+        }
+        Ok(Handle::Registry { registry, repositories, actions, secrets })
+    }
+
+    fn x509(&mut self, issued: i64) -> Result<Handle, BadRecord> {
         let ca = self.text()?.try_into().map_err(|_| BadRecord("its CA is no name"))?;
         let count = self.unsigned()?;
         let mut serials = Vec::new();

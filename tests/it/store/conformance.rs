@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use daypass::{
     model::{
         SignedDuration, Timestamp,
-        lease::{Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+        lease::{Lease, LeaseFilter, LeaseId, LeaseState},
+        revocation::{RevocationList, RevokedSerial},
     },
     store::{LeaseStore, NewLease, Put, Stats, Swap, TokenUseKey},
 };

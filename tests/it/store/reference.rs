@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use daypass::{
     model::{
         SignedDuration, Timestamp,
-        lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState, RevokedSerial},
+        lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState},
+        revocation::{RevocationList, RevokedSerial},
     },
     store::{LeaseStore, NewLease, OPEN_GRACE, Put, Stats, Swap, TokenUseKey},
 };

@@ -12,8 +12,9 @@ use daypass::{
         Timestamp,
         error::{Code, Error, Result},
         event::Event,
-        lease::{Change, Lease, LeaseFilter, LeaseId, RevokedSerial},
+        lease::{Change, Lease, LeaseFilter, LeaseId},
         name::{CaName, TenantName},
+        revocation::{RevocationList, RevokedSerial},
     },
     store::{LeaseStore, NewLease, Page, Put, Stats, Swap, TokenUseKey},
 };
@@ -126,14 +127,14 @@ impl LeaseStore for FaultyStore {
     async fn purge(&self, leases: &[Lease], now: Timestamp) -> Result<()> {
         self.1.store("purge", self.0.purge(leases, now)).await
     }
-    async fn add_revoked(&self, ca: &CaName, serials: &[RevokedSerial]) -> Result<()> {
-        self.1.store("add_revoked", self.0.add_revoked(ca, serials)).await
+    async fn add_revoked(&self, list: &RevocationList, serials: &[RevokedSerial]) -> Result<()> {
+        self.1.store("add_revoked", self.0.add_revoked(list, serials)).await
     }
-    async fn revocation_revision(&self, ca: &CaName) -> Result<u64> {
-        self.0.revocation_revision(ca).await
+    async fn revocation_revision(&self, list: &RevocationList) -> Result<u64> {
+        self.0.revocation_revision(list).await
     }
-    async fn revoked(&self, ca: &CaName, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
-        self.1.store("revoked", self.0.revoked(ca, now)).await
+    async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
+        self.1.store("revoked", self.0.revoked(list, now)).await
     }
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64> {
         self.1.store("next_crl_number", self.0.next_crl_number(ca, floor)).await

@@ -8,8 +8,9 @@ use daypass::{
         SignedDuration, Timestamp,
         error::{Code, Error},
         identity::Identity,
-        lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach, RevokedSerial},
+        lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         request::Input,
+        revocation::{RevocationList, RevokedSerial},
         role::{Role, X509Role},
     },
 };

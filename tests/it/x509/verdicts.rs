@@ -6,7 +6,7 @@ use daypass::{
     issuer::x509::{San, bootstrap},
     model::{
         SignedDuration,
-        lease::RevokedSerial,
+        revocation::{RevocationList, RevokedSerial},
         role::{ExtKeyUsage, X509Role},
     },
 };

@@ -186,6 +186,7 @@ mod tests {
             renew_until: None,
             revoked_at: None,
             serial: "0a".to_owned(),
+            credential_id: "0a".to_owned(),
         }
     }
 

@@ -153,7 +153,7 @@ mod tests {
     use crate::{
         clock::{Clock, SystemClock},
         issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, bootstrap, plan::San},
-        model::{SignedDuration, error::Code, identity::CertificateIdentity, lease::RevokedSerial},
+        model::{SignedDuration, error::Code, identity::CertificateIdentity, revocation::RevokedSerial},
     };
 
     struct World {

@@ -16,7 +16,7 @@ use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
     name::CaName,
-    revocation::{RevocationList, RevokedSerial},
+    revocation::RevokedSerial,
 };
 
 /// How long a revoke waits for its CRL before it answers that the revocation is still on its way.

@@ -14,7 +14,7 @@ use super::{
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
-    revocation::{RevocationList, RevokedSerial},
+    revocation::RevokedSerial,
 };
 
 /// A signed CRL.

@@ -15,7 +15,7 @@ use crate::{
         error::Error,
         identity::Subject,
         lease::{Lease, LeaseFilter, LeaseId},
-        name::{CaName, RoleName, TenantName},
+        name::{RoleName, TenantName},
         revocation::{RevocationList, RevokedSerial},
     },
     store::{MAX_BATCH, Page, Stats, ceil_millis, state_number, unavailable},

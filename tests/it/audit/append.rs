@@ -114,7 +114,7 @@ async fn an_event_that_is_too_long_fails_alone() {
     let mut long = event(2);
     // The only part that `Event::bound` leaves alone; a real lease never has so many.
     let lease = super::read::lease(1, 1);
-    let daypass::model::lease::Handle::X509 { ca, serials, tbs } = lease.handle.clone();
+    let daypass::model::lease::Handle::X509 { ca, serials, tbs } = lease.handle.clone() else { panic!("no certificate") };
     let serials = vec![serials[0].clone(); 2000];
     long.lease = Some(daypass::model::lease::Lease { handle: daypass::model::lease::Handle::X509 { ca, serials, tbs }, ..lease });
     let (before, refused, after) =

@@ -208,6 +208,7 @@ fn lease(number: u32) -> v1::Lease {
         generation: 1,
         renew_until: at(1_800_003_600),
         revoked_at: None,
+        credential_id: String::new(),
         serial: "a1b2c3".to_owned(),
     }
 }

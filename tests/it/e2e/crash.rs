@@ -149,7 +149,12 @@ async fn issue_and_revoke(mut client: Client, csr_der: Vec<u8>, acknowledged: Ar
     for number in 0_u64.. {
         let request_id = format!("{number}-{:032x}", u128::from_be_bytes(clock::random()));
         // Long enough to stay in the CRL to the end of the test.
-        let order = IssueOrder { role: "web".to_owned(), ttl: Some(SignedDuration::from_hours(1)), request_id, csr_der: csr_der.clone() };
+        let order = IssueOrder {
+            role: "web".to_owned(),
+            ttl: Some(SignedDuration::from_hours(1)),
+            request_id,
+            input: daypass::client::types::OrderInput::Csr(csr_der.clone()),
+        };
         let Ok(issued) = client.issue(order).await else { return };
         let (id, serial) = (issued.lease.id, issued.lease.serial);
         note(&id, &serial, Known::Issued);

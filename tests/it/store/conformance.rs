@@ -15,7 +15,7 @@ use futures::{
     future::{BoxFuture, join_all, try_join_all},
 };
 
-use super::leases::{RETENTION, at, ca, changed, expired, lease, lease_at, new, renewed, revoked, revoking};
+use super::leases::{RETENTION, at, ca, changed, expired, lease, lease_at, list, new, renewed, revoked, revoking};
 
 /// A check, on a store that is empty.
 pub type Check = for<'a> fn(&'a dyn LeaseStore) -> BoxFuture<'a, ()>;
@@ -487,7 +487,7 @@ async fn an_emptied_store_can_be_rebuilt_and_counts_again(store: &dyn LeaseStore
 }
 
 async fn the_revocation_list_grows_once_for_each_serial(store: &dyn LeaseStore) {
-    let main = ca();
+    let main = list();
     assert_eq!(store.revocation_revision(&main).await.unwrap(), 0);
     assert_eq!(store.revoked(&main, at(0)).await.unwrap(), (0, vec![]));
     let serials: Vec<RevokedSerial> = (0..30).map(|n| serial(n, 100 + n)).collect();
@@ -515,11 +515,11 @@ async fn crl_numbers_grow_strictly_over_concurrent_callers(store: &dyn LeaseStor
     assert_eq!(numbers, (2..102).collect::<Vec<u64>>());
     assert_eq!(store.next_crl_number(&main, 0).await.unwrap(), 102);
     assert_eq!(store.next_crl_number(&other, 0).await.unwrap(), 1);
-    assert_eq!(store.revocation_revision(&main).await.unwrap(), 0);
+    assert_eq!(store.revocation_revision(&list()).await.unwrap(), 0);
 }
 
 async fn revocation_lists_of_cas_are_apart(store: &dyn LeaseStore) {
-    let (main, other) = (ca(), "other".parse().unwrap());
+    let (main, other) = (list(), RevocationList::Crl("other".parse().unwrap()));
     store.add_revoked(&main, &[serial(1, 100)]).await.unwrap();
     store.add_revoked(&other, &[serial(1, 100), serial(2, 200)]).await.unwrap();
     assert_eq!(store.revoked(&main, at(0)).await.unwrap(), (1, vec![serial(1, 100)]));
@@ -615,7 +615,7 @@ async fn population(store: &dyn LeaseStore) -> Vec<Lease> {
 }
 
 async fn list_of(store: &dyn LeaseStore, now: i64) -> (u64, Vec<RevokedSerial>) {
-    let (revision, mut serials) = store.revoked(&ca(), at(now)).await.unwrap();
+    let (revision, mut serials) = store.revoked(&list(), at(now)).await.unwrap();
     serials.sort_by_key(|serial| serial.not_after);
     (revision, serials)
 }

@@ -9,6 +9,7 @@ use daypass::{
         credential::CredentialKind,
         lease::{Change, Handle, Lease, LeaseId, LeaseState, LiveSerial, Reach},
         name::CaName,
+        revocation::RevocationList,
     },
     store::NewLease,
 };
@@ -28,6 +29,12 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 /// The CA of every lease here.
+/// The revocation list of that CA.
+pub fn list() -> RevocationList {
+    RevocationList::Crl(ca())
+}
+
+/// A CA.
 pub fn ca() -> CaName {
     "main".parse().unwrap()
 }

@@ -6,7 +6,7 @@ use daypass::{
     model::{
         SignedDuration, Timestamp,
         lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState},
-        revocation::{RevocationList, RevokedSerial},
+        revocation::RevokedSerial,
     },
     store::{LeaseStore, NewLease, OPEN_GRACE, Put, Stats, Swap, TokenUseKey},
 };
@@ -19,7 +19,7 @@ use proptest::{
 
 use super::{
     conformance::pages,
-    leases::{RETENTION, at, ca, lease_at, new},
+    leases::{RETENTION, at, lease_at, list, new},
 };
 
 /// A step.
@@ -263,7 +263,7 @@ async fn take(store: &dyn LeaseStore, reference: &mut Reference, puts: &mut Vec<
                 .iter()
                 .map(|(n, not_after)| RevokedSerial { serial: format!("{n:02x}"), revoked_at: at(now), not_after: at(*not_after) })
                 .collect();
-            store.add_revoked(&ca(), &serials).await.unwrap();
+            store.add_revoked(&list(), &serials).await.unwrap();
             let before = reference.serials.len();
             for serial in &serials {
                 reference.serials.entry(serial.serial.clone()).or_insert_with(|| serial.clone());
@@ -271,11 +271,11 @@ async fn take(store: &dyn LeaseStore, reference: &mut Reference, puts: &mut Vec<
             reference.revision += u64::from(reference.serials.len() > before);
         }
         Step::Crl { now } => {
-            let (revision, mut serials) = store.revoked(&ca(), at(*now)).await.unwrap();
+            let (revision, mut serials) = store.revoked(&list(), at(*now)).await.unwrap();
             serials.sort_by(|a, b| a.serial.cmp(&b.serial));
             let expected: Vec<RevokedSerial> = reference.serials.values().filter(|serial| serial.not_after >= at(*now)).cloned().collect();
             assert_eq!((revision, serials), (reference.revision, expected));
-            assert_eq!(store.revocation_revision(&ca()).await.unwrap(), reference.revision);
+            assert_eq!(store.revocation_revision(&list()).await.unwrap(), reference.revision);
         }
     }
 }

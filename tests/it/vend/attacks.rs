@@ -74,7 +74,7 @@ async fn revoked_leases_of_a_removed_ca_do_not_stop_the_sweep() {
             let mut random = [0; 10];
             random[..8].copy_from_slice(&(n as u64).to_be_bytes());
             lease.id = LeaseId::new(begun, random, &lease.tenant);
-            let Handle::X509 { ca, .. } = &mut lease.handle;
+            let Handle::X509 { ca, .. } = &mut lease.handle else { panic!("no certificate") };
             *ca = "removed".parse().unwrap();
             lease.state = LeaseState::Revoking;
             lease.revoked_at = Some(begun);

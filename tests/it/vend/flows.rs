@@ -23,7 +23,7 @@ async fn one_request_id_is_one_lease_and_one_certificate() {
     let again = world.issue(&job(1), Some("step")).await.unwrap();
     assert_eq!(again.lease, Lease { version: 2, ..first.lease.clone() }, "taken over, else the same");
     assert_eq!(world.issue(&job(1), Some("step")).await.unwrap().lease, again.lease);
-    let (Credential::X509(first), Credential::X509(again)) = (first.credential, again.credential);
+    let (Credential::X509(first), Credential::X509(again)) = (first.credential, again.credential) else { panic!("no certificates") };
     let tbs = |der: &[u8]| {
         use x509_parser::prelude::FromDer;
         let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).unwrap();

@@ -126,7 +126,7 @@ impl World {
 
     /// The serials that the CRL names now.
     pub async fn revoked(&self) -> Vec<String> {
-        let (_, revoked) = self.store.revoked(&self.ca, self.clock.now()).await.unwrap();
+        let (_, revoked) = self.store.revoked(&self.ca.clone().into(), self.clock.now()).await.unwrap();
         revoked.into_iter().map(|revoked| revoked.serial).collect()
     }
 
@@ -146,7 +146,7 @@ impl World {
 }
 
 pub fn serials(lease: &Lease) -> Vec<String> {
-    let Handle::X509 { serials, .. } = &lease.handle;
+    let Handle::X509 { serials, .. } = &lease.handle else { panic!("no certificate") };
     serials.iter().map(|live| live.serial.clone()).collect()
 }
 
@@ -208,7 +208,7 @@ fn rules(now: Timestamp) -> Rules {
     let authority = Arc::new(Authority::load(config, now).unwrap());
     let x509 = X509Issuer::new(BTreeMap::from([(authority.name().clone(), authority)]));
     let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog()), "test").unwrap();
-    Rules { book, x509: Arc::new(x509) }
+    Rules { book, issuers: daypass::issuer::Issuers::only_x509(x509) }
 }
 
 fn catalog() -> Catalog {

@@ -10,7 +10,7 @@ use daypass::{
         identity::Identity,
         lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         request::Input,
-        revocation::{RevocationList, RevokedSerial},
+        revocation::RevokedSerial,
         role::{Role, X509Role},
     },
 };
@@ -41,7 +41,7 @@ fn dates_are_as_the_lease_says() {
     assert_eq!(leaf.validity().not_after.timestamp(), credential.not_after.as_second());
     assert_eq!(credential.chain_der[1..], WORLD.authority.chain_der()[..]);
     assert_eq!(credential.root_der, [WORLD.authority.root_der().to_vec()]);
-    let Handle::X509 { ca, serials, .. } = minted.handle;
+    let Handle::X509 { ca, serials, .. } = minted.handle else { panic!("no certificate") };
     assert_eq!(ca, *WORLD.authority.name());
     assert_eq!(
         serials,

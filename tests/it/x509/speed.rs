@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use daypass::{
     issuer::x509::{ParsedCsr, Serial, lint::lint},
-    model::{SignedDuration, lease::RevokedSerial},
+    model::{SignedDuration, revocation::RevokedSerial},
 };
 
 use super::world::*;

@@ -6,7 +6,7 @@ use daypass::{
     issuer::x509::{San, bootstrap},
     model::{
         SignedDuration,
-        revocation::{RevocationList, RevokedSerial},
+        revocation::RevokedSerial,
         role::{ExtKeyUsage, X509Role},
     },
 };

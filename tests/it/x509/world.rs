@@ -137,7 +137,7 @@ pub fn plan_for(spec: X509Role, serial: Serial) -> LeafPlan {
 }
 
 pub fn x509(credential: Credential) -> X509Credential {
-    let Credential::X509(x509) = credential;
+    let Credential::X509(x509) = credential else { panic!("no certificate") };
     x509
 }
 
@@ -163,6 +163,6 @@ pub fn lease_of(minted: &Minted) -> Lease {
 }
 
 pub fn serials(handle: &Handle) -> Vec<String> {
-    let Handle::X509 { serials, .. } = handle;
+    let Handle::X509 { serials, .. } = handle else { panic!("no certificate") };
     serials.iter().map(|serial| serial.serial.clone()).collect()
 }

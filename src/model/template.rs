@@ -107,6 +107,9 @@ pub enum BadTemplate {
     /// A placeholder that does not exist.
     #[error("{{{0}}} is no placeholder; there are {{tenant}}, {{role}}, {{lease}} and {{claims.NAME}}")]
     Placeholder(String),
+    /// `${…}` that is none of AWS' policy variables.
+    #[error("${{{0}}} is no policy variable of AWS: it names a key like aws:username, or is one of * ? $")]
+    Variable(String),
     /// The lease's id where there is none yet.
     #[error("{{lease}} cannot stand in {0:?}")]
     Lease(String),
@@ -135,6 +138,24 @@ impl Template {
         Ok(Self { source: source.to_owned(), parts })
     }
 
+    /// Parses a template of a policy of AWS, in which AWS' own variables (`${aws:PrincipalTag/team}`, `${*}`) stay as they are written.
+    pub fn parse_policy(source: &str) -> Result<Self, BadTemplate> {
+        let mut parts = Vec::new();
+        let mut rest = source;
+        while let Some(open) = rest.find("${") {
+            let close = rest[open..].find('}').ok_or_else(|| BadTemplate::Brace(source.to_owned()))? + open;
+            let variable = &rest[open + 2..close];
+            if !is_policy_variable(variable) {
+                return Err(BadTemplate::Variable(variable.to_owned()));
+            }
+            parts.append(&mut Self::parse(&rest[..open])?.parts);
+            parts.push(Part::Literal(rest[open..=close].to_owned()));
+            rest = &rest[close + 1..];
+        }
+        parts.append(&mut Self::parse(rest)?.parts);
+        Ok(Self { source: source.to_owned(), parts })
+    }
+
     fn placeholder(name: &str) -> Result<Part, BadTemplate> {
         match name {
             "tenant" => Ok(Part::Tenant),
@@ -158,6 +179,17 @@ impl Template {
             Part::Claim(name) => Some(name.as_str()),
             _ => None,
         })
+    }
+
+    /// What it renders to with nothing in place of each placeholder.
+    pub fn literals(&self) -> String {
+        let literal = |part: &Part| if let Part::Literal(text) = part { text.clone() } else { String::new() };
+        self.parts.iter().map(literal).collect()
+    }
+
+    /// Whether it renders to itself, whoever asks.
+    pub fn is_literal(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
     }
 
     /// Whether `{lease}` stands in it.
@@ -204,10 +236,12 @@ impl Template {
     }
 
     /// Refuses a value that holds a mark by which the template parts its values: `{claims.a}/{claims.b}` must not read the same for two
-    /// pairs of values.
+    /// pairs of values. What stands before the first and after the last of them parts nothing.
     fn keeps_apart(&self, name: &str, value: &str, place: Place) -> Result<()> {
+        let varies = |part: &Part| !matches!(part, Part::Literal(_));
+        let (first, last) = (self.parts.iter().position(varies).unwrap_or(0), self.parts.iter().rposition(varies).unwrap_or(0));
         let marks = |part: &Part, c: char| matches!(part, Part::Literal(literal) if literal.contains(c));
-        let mark = |c: &char| !c.is_ascii_alphanumeric() && self.parts.iter().any(|part| marks(part, *c));
+        let mark = |c: &char| !c.is_ascii_alphanumeric() && self.parts[first..=last].iter().any(|part| marks(part, *c));
         match value.chars().find(mark) {
             Some(found) if place.parts_by_marks() => Err(Error::new(
                 Code::ClaimNotUsable,
@@ -238,6 +272,13 @@ fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {
         return Err(refuse(format!("the value of the claim {name} cannot be used by this role: {}", place.rule())));
     }
     Ok(text)
+}
+
+/// What can stand in `${…}`: a condition key, perhaps with a default (`aws:PrincipalTag/team, 'none'`), or a character that means itself
+/// ("IAM policy elements: variables and tags" in the IAM user guide).
+fn is_policy_variable(text: &str) -> bool {
+    let key = |text: &str| text.split_once(':').is_some_and(|(service, rest)| !service.is_empty() && !rest.is_empty());
+    matches!(text, "*" | "?" | "$") || (key(text) && !text.contains(['{', '$']) && !text.starts_with("claims."))
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` (OCI distribution specification, `<name>`).

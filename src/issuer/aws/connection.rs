@@ -8,9 +8,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use aws_config::SdkConfig;
-use aws_sdk_sts::config::{
-    BehaviorVersion, IdentityCache, Region, SharedCredentialsProvider, retry::RetryConfig, timeout::TimeoutConfig,
-};
+use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region, SharedCredentialsProvider, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::{
     Connector,
     proxy::ProxyConfig,
@@ -174,6 +172,7 @@ fn bare(config: &AwsConfig) -> SdkConfig {
 
 /// The signer of the moment.
 pub(super) fn signer_of(signer: &Signer) -> Result<Arc<dyn TokenSigner>> {
-    let held = signer.load_full().ok_or_else(|| Error::internal("a role or a way into AWS needs a JWT, and the configuration has no [oidc]"))?;
+    let held =
+        signer.load_full().ok_or_else(|| Error::internal("a role or a way into AWS needs a JWT, and the configuration has no [oidc]"))?;
     Ok(Arc::clone(&held))
 }

@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused() {
-        for (plain, endpoint) in [("AWS", "https://r"), ("AWS:", "https://r"), (":p", "https://r"), ("AWS:p", ""), ("AWS:p", "https://r/x y")] {
+        for (plain, endpoint) in
+            [("AWS", "https://r"), ("AWS:", "https://r"), (":p", "https://r"), ("AWS:p", ""), ("AWS:p", "https://r/x y")]
+        {
             assert!(read(plain, endpoint).is_none(), "{plain} {endpoint}");
         }
         assert!(credential("not base64!", "https://r", Timestamp::UNIX_EPOCH).is_none());

@@ -6,11 +6,7 @@ use std::sync::{
 };
 
 use aws_sdk_sts::{
-    config::{
-        ConfigBag, Intercept, RuntimeComponents,
-        http::HttpResponse,
-        interceptors::BeforeTransmitInterceptorContextRef,
-    },
+    config::{ConfigBag, Intercept, RuntimeComponents, http::HttpResponse, interceptors::BeforeTransmitInterceptorContextRef},
     error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::RequestId,
 };
@@ -146,7 +142,8 @@ where
     E: std::error::Error,
 {
     let chain = chain_of(error);
-    let never_connected = chain.iter().any(|error| error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()));
+    let never_connected =
+        chain.iter().any(|error| error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()));
     let left = sent.happened() && !never_connected;
     let text = match sent.happened() {
         true => format!("AWS cannot be reached ({asked}); try again later"),

@@ -65,9 +65,7 @@ pub fn tag_value(key: &str, text: &str) -> Result<(), Fault> {
 /// (`PackedPolicyTooLarge`).
 pub fn session_policy(text: &str) -> Result<(), Fault> {
     match text.chars().count() {
-        length if length > SESSION_POLICY => {
-            Err(format!("the session policy has {length} characters; AWS takes {SESSION_POLICY} at most"))
-        }
+        length if length > SESSION_POLICY => Err(format!("the session policy has {length} characters; AWS takes {SESSION_POLICY} at most")),
         _ => Ok(()),
     }
 }
@@ -98,7 +96,10 @@ fn within(what: &str, text: &str, (low, high): (usize, usize), marks: &[u8]) -> 
         return Err(format!("{what} has {length} characters; AWS takes {low} to {high}"));
     }
     if text.bytes().any(|b| !b.is_ascii_alphanumeric() && !marks.contains(&b)) {
-        return Err(format!("{what} has a character that AWS does not take; it takes letters, digits and {}", String::from_utf8_lossy(marks)));
+        return Err(format!(
+            "{what} has a character that AWS does not take; it takes letters, digits and {}",
+            String::from_utf8_lossy(marks)
+        ));
     }
     Ok(())
 }

@@ -22,13 +22,13 @@ use tokio::time::Instant;
 
 pub use self::{
     config::{
-        AwsConfig, AwsIdentity, DEFAULT_CONCURRENCY, DEFAULT_DENY_SIZE, DEFAULT_PROPAGATION, DEFAULT_SUBJECT, DEFAULT_TIMEOUT, MAX_CONCURRENCY,
-        MAX_PROPAGATION, MAX_TIMEOUT, MIN_DENY_SIZE,
+        AwsConfig, AwsIdentity, DEFAULT_CONCURRENCY, DEFAULT_DENY_SIZE, DEFAULT_PROPAGATION, DEFAULT_SUBJECT, DEFAULT_TIMEOUT,
+        MAX_CONCURRENCY, MAX_PROPAGATION, MAX_TIMEOUT, MIN_DENY_SIZE,
     },
     connection::Connection,
     deny::ISSUE_TIME_SLACK,
     plan::{CALL_MARGIN, LEASE_TAG},
-    role_check::{AwsReport, Asked, check_role},
+    role_check::{Asked, AwsReport, check_role},
     session::JWT_LIFE,
 };
 use self::{plan::SessionPlan, session::Session};

@@ -54,9 +54,8 @@ impl SessionPlan {
     /// out.
     pub fn render(order: &Order<'_>, role: &AwsRole, for_registry: bool, longest: SignedDuration) -> Result<Self> {
         let (duration, ends_at) = life(order, longest)?;
-        let fill = |template: &Template, place| {
-            template.render_with_lease(place, order.grant.identity(), &order.grant.role().name, order.lease)
-        };
+        let fill =
+            |template: &Template, place| template.render_with_lease(place, order.grant.identity(), &order.grant.role().name, order.lease);
         let session_name = fill(&role.session_name, Place::SessionName)?;
         checked(limits::session_name(&session_name))?;
         let source_identity = role.source_identity.as_ref().map(|template| fill(template, Place::SessionName)).transpose()?;
@@ -201,7 +200,13 @@ fn ending(document: Option<Value>, by_arns: bool, ends_at: Timestamp) -> Value {
 
 /// The claims of the JWT by which AWS lets a role be assumed, without `iss` ("Passing session tags using AssumeRoleWithWebIdentity" in the
 /// IAM user guide).
-pub(super) fn web_identity_claims(plan: &SessionPlan, audience: &str, subject: &str, (from, to): (i64, i64), jti: String) -> Map<String, Value> {
+pub(super) fn web_identity_claims(
+    plan: &SessionPlan,
+    audience: &str,
+    subject: &str,
+    (from, to): (i64, i64),
+    jti: String,
+) -> Map<String, Value> {
     let mut claims = plain_claims(audience, subject, (from, to), jti);
     if !plan.tags.is_empty() {
         let tags: Map<String, Value> = plan.tags.iter().map(|(key, value)| (key.clone(), json!([value]))).collect();
@@ -218,13 +223,7 @@ pub(super) fn web_identity_claims(plan: &SessionPlan, audience: &str, subject: &
 
 /// The same for a session without tags.
 pub(super) fn plain_claims(audience: &str, subject: &str, (from, to): (i64, i64), jti: String) -> Map<String, Value> {
-    let claims = [
-        ("sub", json!(subject)),
-        ("aud", json!(audience)),
-        ("iat", json!(from)),
-        ("exp", json!(to)),
-        ("jti", json!(jti)),
-    ];
+    let claims = [("sub", json!(subject)), ("aud", json!(audience)), ("iat", json!(from)), ("exp", json!(to)), ("jti", json!(jti))];
     claims.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 

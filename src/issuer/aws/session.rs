@@ -120,16 +120,13 @@ fn once() -> aws_sdk_sts::config::Builder {
 
 /// What STS answered, when it is a session that ends in time.
 fn session_of(made: Option<Credentials>, plan: &SessionPlan, now: Timestamp) -> Result<Session, Failed> {
-    let unusable = |text: String| Failed {
-        error: Error::new(Code::IssuerUnavailable, text),
-        name: None,
-        maybe_made: true,
-        passing: false,
-    };
+    let unusable = |text: String| Failed { error: Error::new(Code::IssuerUnavailable, text), name: None, maybe_made: true, passing: false };
     let made = made.ok_or_else(|| unusable("AWS' answer holds no credentials; try again later".to_owned()))?;
     let expires_at = Timestamp::from_second(made.expiration.secs()).unwrap_or(Timestamp::MIN);
     if expires_at > plan.ends_by() || expires_at <= now {
-        let text = format!("AWS' session ends at {expires_at}, which does not fit what was asked for: the clocks of AWS and of this service differ");
+        let text = format!(
+            "AWS' session ends at {expires_at}, which does not fit what was asked for: the clocks of AWS and of this service differ"
+        );
         return Err(unusable(text));
     }
     if made.access_key_id.is_empty() || made.secret_access_key.is_empty() || made.session_token.is_empty() {

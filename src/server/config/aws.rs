@@ -80,7 +80,10 @@ impl Reader {
                 self.fault(*line, format!("aws {}: {fault}", way.name));
             }
             if matches!(way.identity, AwsIdentity::WebIdentity { .. }) && !signs {
-                self.fault(*line, format!("aws {}: an identity by web_identity needs [oidc]: this service must be able to sign JWTs", way.name));
+                self.fault(
+                    *line,
+                    format!("aws {}: an identity by web_identity needs [oidc]: this service must be able to sign JWTs", way.name),
+                );
             }
             if ways.iter().any(|other| other.name == way.name) {
                 self.fault(*line, format!("there are two aws of the name {}", way.name));

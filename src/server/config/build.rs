@@ -16,7 +16,7 @@ use super::{
     limits::Limits,
     oidc::OidcSection,
     registry::RegistryServiceSection,
-    roles::RoleDraft,
+    roles::{self, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
         TrustDomainSection,
@@ -28,13 +28,14 @@ use crate::{
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::{
         Issuers,
+        aws::{AwsConfig, AwsIssuer},
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
         fault::{Fault, nearest},
-        name::CaName,
+        name::{AwsName, CaName},
     },
     policy::PolicyBook,
     store::redis::RedisOptions,
@@ -68,6 +69,16 @@ pub(super) struct Draft {
 /// What was configured before the roles that name it.
 pub(super) struct Configured {
     pub x509: X509Issuer,
+    pub aws: Vec<AwsConfig>,
+    /// Whether this service signs JWTs.
+    pub signs: bool,
+}
+
+impl Configured {
+    /// The way into AWS of that name.
+    pub fn way(&self, name: &AwsName) -> Option<&AwsConfig> {
+        self.aws.iter().find(|way| way.name == *name)
+    }
 }
 
 /// Where leases live.
@@ -129,12 +140,13 @@ impl Reader {
         let issuers = self.issuers(&draft.issuers, &mut warnings);
         self.oidc(draft.oidc.as_ref());
         self.registries(&draft.registries);
-        self.aws(&draft.aws);
-        let configured = Configured { x509: X509Issuer::new(cas) };
+        let signs = draft.oidc.is_some();
+        let aws = self.aws(&draft.aws, signs);
+        let configured = Configured { x509: X509Issuer::new(cas), aws, signs };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
-        let catalog = self.faults.is_empty().then_some(catalog);
-        let book = draft.policy.take().and_then(|policy| self.policy(&policy, catalog));
+        let checked = self.faults.is_empty().then(|| catalog.clone());
+        let book = draft.policy.take().and_then(|policy| self.policy(&policy, checked));
         let limits = self.limits(draft.limits.take());
         let log = self.log(draft.log.take());
         let store = draft.store.take().and_then(|store| self.store(store));
@@ -148,6 +160,7 @@ impl Reader {
             return Err(self.faults);
         };
         warnings.extend_from_slice(book.warnings());
+        let aws = Arc::new(AwsIssuer::new(configured.aws, roles::aws::of_catalog(&catalog), None));
         Ok(Config {
             grpc: server.value.grpc,
             http: server.value.http,
@@ -158,7 +171,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers::only_x509(configured.x509) },
+            rules: Rules { book, issuers: Issuers { aws, ..Issuers::only_x509(configured.x509) } },
             issuers,
             trust_domains,
             root_crls,

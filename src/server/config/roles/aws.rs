@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
-    issuer::aws::{self, Asked, AwsConfig},
+    issuer::{
+        aws::{Asked, AwsReport, check_role},
+        x509::RoleReport,
+    },
     model::{
         catalog::Catalog,
-        fault::Fault,
         name::AwsName,
         policy_template::PolicyTemplate,
         role::{AwsMode, AwsOverflow, AwsRevocation, AwsRole, Role, RoleSpec},
@@ -79,31 +81,16 @@ impl Reader {
         configured: &Configured,
     ) -> Option<AwsRole> {
         let (line, name) = (role.line, &role.value.name);
-        let Some(way) = configured.aws.iter().find(|way| way.name == section.aws) else {
+        if configured.way(&section.aws).is_none() {
             let known = configured.aws.iter().map(|way| way.name.as_str());
             self.fault(line, format!("role {name}: there is no aws {}{}", section.aws, hint(section.aws.as_str(), known)));
-            return None;
-        };
-        let spec = self.aws_spec(role, section, catalog)?;
-        let (default_ttl, max_ttl) = (role.value.default_ttl, role.value.max_ttl);
-        let report = aws::check_role(&Asked { role: &spec, way, default_ttl, max_ttl, signs: configured.signs });
-        for fault in report.faults {
-            self.fault(line, format!("role {name}: {fault}"));
         }
-        for warning in report.warnings {
-            self.warnings.push(Fault { file: self.file.clone(), line, message: format!("role {name}: {warning}") });
-        }
-        for other in catalog.roles.values() {
-            if let Some(fault) = one_list(&spec, other) {
-                self.fault(line, format!("role {name}: {fault}"));
-            }
-        }
-        Some(spec)
+        self.aws_spec(role, section, catalog)
     }
 
     fn aws_spec(&mut self, role: &At<RoleSection>, section: &AwsSection, catalog: &Catalog) -> Option<AwsRole> {
         let before = self.faults.len();
-        let mut maybe = |reader: &mut Self, source: Option<&String>| -> Option<Template> { reader.template(role, source?, catalog) };
+        let maybe = |reader: &mut Self, source: Option<&String>| -> Option<Template> { reader.template(role, source?, catalog) };
         let source_identity = maybe(self, section.source_identity.as_ref());
         let external_id = maybe(self, section.external_id.as_ref());
         let session_name = self.template(role, section.session_name.as_deref().unwrap_or(SESSION_NAME), catalog);
@@ -174,16 +161,19 @@ fn one_list(role: &AwsRole, other: &Role) -> Option<String> {
         .then(|| format!("the role {} denies at the same IAM role and has another overflow: both must have the same", other.name))
 }
 
+/// What is wrong with a role that says all it must.
+pub(in crate::server::config) fn check(spec: &AwsRole, role: &Role, catalog: &Catalog, configured: &Configured) -> RoleReport {
+    let Some(way) = configured.way(&spec.aws) else { return RoleReport::default() };
+    let asked = Asked { role: spec, way, default_ttl: role.default_ttl, max_ttl: role.max_ttl, signs: configured.signs };
+    let AwsReport { mut faults, warnings } = check_role(&asked);
+    faults.extend(catalog.roles.values().filter_map(|other| one_list(spec, other)));
+    RoleReport { faults, warnings }
+}
+
 /// What the issuer must know of the roles.
-pub(in crate::server::config) fn of_catalog(catalog: &Catalog) -> Vec<&AwsRole> {
-    let spec = |role: &std::sync::Arc<Role>| -> Option<&AwsRole> {
-        match &role.spec {
-            RoleSpec::Aws(spec) | RoleSpec::Ecr(spec) => Some(spec),
-            _ => None,
-        }
-    };
+pub(in crate::server::config) fn of_catalog(catalog: &Catalog) -> impl Iterator<Item = &AwsRole> {
     catalog.roles.values().filter_map(|role| match &role.spec {
         RoleSpec::Aws(spec) | RoleSpec::Ecr(spec) => Some(spec),
-        _ => None,
-    }).collect()
+        RoleSpec::X509(_) | RoleSpec::Registry(_) | RoleSpec::Jwt(_) => None,
+    })
 }

@@ -1,6 +1,6 @@
 //! `[[role]]`: what roles of every kind have, and one file for what each kind adds.
 
-mod aws;
+pub(super) mod aws;
 mod jwt;
 mod registry;
 mod x509;

@@ -3,10 +3,13 @@
 //! Every part binds 127.0.0.1 on a free port, keeps its files in a folder of its own, and ends with the value that
 //! holds it. A part that is missing, or that does not start, ends the test with a message that says what to do.
 
+pub mod boto;
 pub mod github;
+pub mod ministack;
 pub mod nginx;
 pub mod openssl;
 pub mod pkilint;
+pub mod server;
 
 use std::{
     net::TcpListener,

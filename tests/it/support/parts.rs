@@ -4,11 +4,14 @@
 //! holds it. A part that is missing, or that does not start, ends the test with a message that says what to do.
 
 pub mod boto;
+pub mod containers;
 pub mod github;
 pub mod ministack;
 pub mod nginx;
 pub mod openssl;
 pub mod pkilint;
+pub mod registry;
+mod registry_tests;
 pub mod server;
 
 use std::{

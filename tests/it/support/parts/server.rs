@@ -64,7 +64,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let ended = if self.process.has_ended() { ", which has ended by itself" } else { "" };
-            eprintln!("--- the log of {}{ended}:\n{}", self.name, self.log());
+            let log = self.log();
+            let last: Vec<_> = log.lines().rev().take(20).collect();
+            eprintln!("--- the end of the log of {}{ended}:", self.name);
+            last.iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
 }

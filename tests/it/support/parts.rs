@@ -12,6 +12,7 @@ pub mod openssl;
 pub mod pkilint;
 pub mod registry;
 mod registry_tests;
+pub mod seaweed;
 pub mod server;
 
 use std::{

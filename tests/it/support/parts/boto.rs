@@ -66,6 +66,17 @@ pub fn call(endpoint: &str, who: Option<&Keys>, service: &str, method: &str, arg
     }
 }
 
+/// What an S3 object holds.
+pub fn read(endpoint: &str, who: &Keys, bucket: &str, key: &str) -> Result<String, Refusal> {
+    let object = call(endpoint, Some(who), "s3", "get_object", &json!({"Bucket": bucket, "Key": key}))?;
+    Ok(object["Body"].as_str().expect("an object has a body").to_owned())
+}
+
+/// Writes an S3 object.
+pub fn write(endpoint: &str, who: &Keys, bucket: &str, key: &str, body: &str) -> Result<(), Refusal> {
+    call(endpoint, Some(who), "s3", "put_object", &json!({"Bucket": bucket, "Key": key, "Body": body})).map(drop)
+}
+
 /// Calls go in and answers come out, one line each.
 struct Line {
     calls: ChildStdin,

@@ -1,22 +1,15 @@
 //! A registry, the docker CLI and skopeo against a token server that is as small as can be.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
-    sync::Arc,
-    thread,
-};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use daypass::clock::{Clock, SystemClock};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use url::Url;
 
 use super::{
     containers::{ContainerUser, Image},
+    http::{HttpServer, Request},
     openssl::{Ca, Pair, to_der},
     registry::{Registry, TokenAuth},
 };
@@ -48,6 +41,7 @@ impl Signer {
 struct World {
     registry: Registry,
     signer: Arc<Signer>,
+    _token_server: HttpServer,
     _folder: tempfile::TempDir,
 }
 
@@ -55,32 +49,23 @@ fn world() -> World {
     let folder = tempfile::tempdir().expect("a folder");
     let ca = Ca::new(folder.path(), "tokens");
     let signer = Arc::new(Signer::new(&ca.client("signer", &[])));
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let realm = format!("http://{}/token", listener.local_addr().expect("an address"));
+    let signer_of_server = signer.clone();
+    let token_server = HttpServer::start(move |request| exchange(&signer_of_server, request));
+    let realm = format!("{}/token", token_server.url());
     let registry = Registry::start(&TokenAuth { realm: &realm, service: "images", issuer: "tests", roots: &ca.cert });
     let challenge = registry.challenge();
     assert_eq!(challenge, format!(r#"Bearer realm="{realm}",service="images""#));
-    // It ends with the tests' process: a thread that waits costs nothing.
-    let signer_of_thread = signer.clone();
-    thread::spawn(move || listener.incoming().flatten().for_each(|stream| answer(&signer_of_thread, stream)));
-    World { registry, signer, _folder: folder }
+    World { registry, signer, _token_server: token_server, _folder: folder }
 }
 
-/// Answers one `GET /token` and hangs up. A client that hangs up first is no error.
-fn answer(signer: &Signer, mut stream: TcpStream) {
-    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-    let Some(request) = lines.next() else { return };
-    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    let basic = format!("authorization: basic {}", STANDARD.encode(format!("{USER}:{SECRET}")));
-    let (status, body) = if headers.iter().any(|header| header.eq_ignore_ascii_case(&basic)) {
-        let url = Url::parse("http://tests").and_then(|base| base.join(request.split(' ').nth(1).unwrap_or_default())).expect("a path");
-        let scopes = url.query_pairs().filter(|(name, _)| name == "scope").map(|(_, scope)| scope.into_owned());
-        ("200 OK", json!({"token": signer.sign(&scopes.filter_map(|scope| grant(&scope)).collect())}))
-    } else {
-        ("401 Unauthorized", json!({"details": "no such lease"}))
-    };
-    let (body, kind) = (body.to_string(), "Content-Type: application/json\r\nConnection: close");
-    let _ = write!(stream, "HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+/// `GET /token`
+fn exchange(signer: &Signer, request: &Request) -> (u16, Value) {
+    let basic = format!("Basic {}", STANDARD.encode(format!("{USER}:{SECRET}")));
+    if request.header("authorization") != Some(&basic) {
+        return (401, json!({"details": "no such lease"}));
+    }
+    let access = request.query("scope").iter().filter_map(|scope| grant(scope)).collect();
+    (200, json!({"token": signer.sign(&access)}))
 }
 
 fn grant(scope: &str) -> Option<Value> {
@@ -91,32 +76,32 @@ fn grant(scope: &str) -> Option<Value> {
 
 #[test]
 fn the_registry_takes_what_the_tokens_say() {
-    let World { registry, signer, .. } = world();
-    let access = |actions: &[&str]| signer.sign(&json!([{"type": "repository", "name": "demo/app", "actions": actions}]));
+    let world = world();
+    let access = |actions: &[&str]| world.signer.sign(&json!([{"type": "repository", "name": "demo/app", "actions": actions}]));
     let (tags, uploads) = ("/v2/demo/app/tags/list", "/v2/demo/app/blobs/uploads/");
-    assert_eq!(registry.status("GET", tags, "no token"), 401);
-    assert_eq!(registry.status("GET", tags, &access(&["pull"])), 404, "allowed, and nothing is there");
-    assert_eq!(registry.status("POST", uploads, &access(&["pull"])), 401);
-    assert_eq!(registry.status("POST", uploads, &access(&["pull", "push"])), 202);
-    assert_eq!(registry.status("GET", "/v2/other/tags/list", &access(&["pull"])), 401);
+    assert_eq!(world.registry.status("GET", tags, "no token"), 401);
+    assert_eq!(world.registry.status("GET", tags, &access(&["pull"])), 404, "allowed, and nothing is there");
+    assert_eq!(world.registry.status("POST", uploads, &access(&["pull"])), 401);
+    assert_eq!(world.registry.status("POST", uploads, &access(&["pull", "push"])), 202);
+    assert_eq!(world.registry.status("GET", "/v2/other/tags/list", &access(&["pull"])), 401);
 
     let folder = tempfile::tempdir().expect("a folder");
     let stranger = Signer::new(&Ca::new(folder.path(), "strangers").client("signer", &[]));
     let forged = stranger.sign(&json!([{"type": "repository", "name": "demo/app", "actions": ["pull"]}]));
-    assert_eq!(registry.status("GET", tags, &forged), 401, "it trusts another CA");
+    assert_eq!(world.registry.status("GET", tags, &forged), 401, "it trusts another CA");
 }
 
 #[test]
 fn skopeo_pushes_and_pulls() {
-    let World { registry, .. } = world();
+    let world = world();
     let (user, image) = (ContainerUser::new(), Image::new());
-    let app = format!("{}/demo/app:v1", registry.host());
+    let app = format!("{}/demo/app:v1", world.registry.host());
     let ran = user.skopeo_push(&image, &app, Some((USER, SECRET)));
     assert!(ran.ok, "{}", ran.all());
     let ran = user.skopeo_pull(&app, Some((USER, SECRET)));
     assert!(ran.ok, "{}", ran.all());
     for (reference, login, refusal) in [
-        (format!("{}/other:v1", registry.host()), Some((USER, SECRET)), "denied"),
+        (format!("{}/other:v1", world.registry.host()), Some((USER, SECRET)), "denied"),
         (app.clone(), Some((USER, "another")), "unauthorized: no such lease"),
         (app, None, "unauthorized: no such lease"),
     ] {
@@ -127,36 +112,36 @@ fn skopeo_pushes_and_pulls() {
 
 #[test]
 fn docker_logs_in_and_pushes_without_a_daemon() {
-    let World { registry, .. } = world();
+    let world = world();
     let user = ContainerUser::new();
-    let (app, list) = (format!("{}/demo/app:v1", registry.host()), format!("{}/demo/app:list", registry.host()));
+    let (app, list) = (format!("{}/demo/app:v1", world.registry.host()), format!("{}/demo/app:list", world.registry.host()));
     assert!(user.skopeo_push(&Image::new(), &app, Some((USER, SECRET))).ok);
     let ran = user.docker_push_list(&list, &app);
     assert!(!ran.ok, "it is not logged in: {}", ran.all());
-    assert!(!user.docker_login(&registry.host(), USER, "another").ok);
-    let ran = user.docker_login(&registry.host(), USER, SECRET);
+    assert!(!user.docker_login(&world.registry.host(), USER, "another").ok);
+    let ran = user.docker_login(&world.registry.host(), USER, SECRET);
     assert!(ran.ok, "{}", ran.all());
     let ran = user.docker_push_list(&list, &app);
     assert!(ran.ok, "{}", ran.all());
     let ran = user.docker(&["manifest", "inspect", "--insecure", &list]);
     assert!(ran.ok && ran.text().contains("manifest.list.v2+json"), "{}", ran.all());
-    let ran = user.docker_push_list(&format!("{}/other:list", registry.host()), &app);
+    let ran = user.docker_push_list(&format!("{}/other:list", world.registry.host()), &app);
     assert!(!ran.ok && ran.all().contains("denied"), "another repository: {}", ran.all());
 }
 
 #[test]
 fn a_credential_helper_is_asked_by_both() {
-    let World { registry, .. } = world();
+    let world = world();
     let mut user = ContainerUser::new();
     let helper = user.bin().join("docker-credential-tests");
-    let answer = json!({"ServerURL": registry.host(), "Username": USER, "Secret": SECRET});
+    let answer = json!({"ServerURL": world.registry.host(), "Username": USER, "Secret": SECRET});
     fs::write(&helper, format!("#!/bin/sh\necho \"$1 $(cat)\" >>\"$CALLS\"\necho '{answer}'\n")).expect("a file");
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("a mode");
-    fs::write(user.configuration(), json!({"credHelpers": {registry.host(): "tests"}}).to_string()).expect("a file");
+    fs::write(user.configuration(), json!({"credHelpers": {world.registry.host(): "tests"}}).to_string()).expect("a file");
     let calls = user.bin().join("calls");
     user.set_env("CALLS", &calls.display().to_string());
 
-    let app = format!("{}/demo/app:v1", registry.host());
+    let app = format!("{}/demo/app:v1", world.registry.host());
     let ran = user.skopeo_push(&Image::new(), &app, None);
     assert!(ran.ok, "{}", ran.all());
     let asked_by_skopeo = fs::read_to_string(&calls).expect("it was called").lines().count();
@@ -164,7 +149,7 @@ fn a_credential_helper_is_asked_by_both() {
     assert!(ran.ok, "{}", ran.all());
     let lines = fs::read_to_string(&calls).expect("it was called");
     assert!(lines.lines().count() > asked_by_skopeo, "docker asked too");
-    assert!(lines.lines().all(|line| line == format!("get {}", registry.host())), "{lines}");
+    assert!(lines.lines().all(|line| line == format!("get {}", world.registry.host())), "{lines}");
 }
 
 #[test]

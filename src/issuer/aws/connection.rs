@@ -113,9 +113,10 @@ impl Connection {
         Instant::now() + self.config.timeout
     }
 
-    /// A slot among those that may call at once.
+    /// A slot among those that may call at once. Waits half of the time at most: a call that begins with no time left would only leave open
+    /// what became of it.
     pub(super) async fn slot(&self, deadline: Instant, asked: &str) -> Result<SemaphorePermit<'_>, Failed> {
-        let waited = timeout_at(deadline, self.slots.acquire()).await;
+        let waited = timeout_at(deadline - self.config.timeout / 2, self.slots.acquire()).await;
         waited.ok().and_then(std::result::Result::ok).ok_or_else(|| Failed::too_slow(asked, false))
     }
 

@@ -132,12 +132,13 @@ fn life(order: &Order<'_>, longest: SignedDuration) -> Result<(SignedDuration, T
     let last = [grant.tenant().ends_at, order.earlier.map(|_| grant.renew_until())].into_iter().flatten().min();
     let latest = last.and_then(|last| last.checked_sub(CALL_MARGIN).ok()).unwrap_or(Timestamp::MAX);
     let wanted = grant.expires_at().min(latest);
-    let seconds = wanted.duration_since(order.now).as_secs().min(longest.as_secs());
+    // From the whole second on, as the grant counts: else a ttl of 15 minutes would be a part of a second too short.
+    let whole = Timestamp::from_second(order.now.as_second()).unwrap_or(order.now);
+    let seconds = wanted.duration_since(whole).as_secs().min(longest.as_secs());
     let duration = SignedDuration::from_secs(seconds);
     if duration < limits::MIN_DURATION {
         return Err(too_short(order, seconds));
     }
-    let whole = Timestamp::from_second(order.now.as_second()).unwrap_or(order.now);
     Ok((duration, whole.checked_add(duration).unwrap_or(Timestamp::MAX)))
 }
 

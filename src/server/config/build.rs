@@ -11,11 +11,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
 use super::{
+    aws::AwsSection,
     file::{At, Reader, read_bounded},
     limits::Limits,
+    oidc::OidcSection,
+    registry::RegistryServiceSection,
+    roles::RoleDraft,
     sections::{
-        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, RoleSection, ServerSection, StoreSection,
-        TenantSection, TrustDomainSection,
+        AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
+        TrustDomainSection,
     },
     watched::Watched,
 };
@@ -55,7 +59,15 @@ pub(super) struct Draft {
     pub trust_domains: Vec<At<TrustDomainSection>>,
     pub issuers: Vec<At<IssuerSection>>,
     pub tenants: Vec<At<TenantSection>>,
-    pub roles: Vec<At<RoleSection>>,
+    pub roles: Vec<RoleDraft>,
+    pub aws: Vec<At<AwsSection>>,
+    pub registries: Vec<At<RegistryServiceSection>>,
+    pub oidc: Option<At<OidcSection>>,
+}
+
+/// What was configured before the roles that name it.
+pub(super) struct Configured {
+    pub x509: X509Issuer,
 }
 
 /// Where leases live.
@@ -115,8 +127,11 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
-        let x509 = X509Issuer::new(cas);
-        let catalog = Arc::new(self.catalog(&draft, &issuers, &x509, &mut warnings));
+        self.oidc(draft.oidc.as_ref());
+        self.registries(&draft.registries);
+        self.aws(&draft.aws);
+        let configured = Configured { x509: X509Issuer::new(cas) };
+        let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let catalog = self.faults.is_empty().then_some(catalog);
         let book = draft.policy.take().and_then(|policy| self.policy(&policy, catalog));
@@ -143,7 +158,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers::only_x509(x509) },
+            rules: Rules { book, issuers: Issuers::only_x509(configured.x509) },
             issuers,
             trust_domains,
             root_crls,

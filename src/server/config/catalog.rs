@@ -1,29 +1,33 @@
 //! `[[tenant]]` and `[[role]]`: who belongs together, and what can be had.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    build::{Draft, MAX_LIFE, hint, whole_second},
+    build::{Configured, Draft, hint, whole_second},
     file::{At, Reader},
-    sections::{MemberSection, RoleSection, TenantSection},
+    sections::{MemberSection, TenantSection},
 };
 use crate::{
     authn::oidc::IssuerConfig,
-    issuer::x509::X509Issuer,
+    issuer::x509::RoleReport,
     model::{
-        SignedDuration,
         catalog::Catalog,
         claim::{ClaimSpec, ClaimValue},
         fault::Fault,
-        name::{IssuerName, TenantName, TrustDomain},
-        role::{KeyType, Role, RoleOwner, RoleSpec, X509Role},
-        template::Template,
+        name::{IssuerName, TrustDomain},
+        role::RoleSpec,
         tenant::{Member, Tenant, TenantKind},
     },
 };
 
 impl Reader {
-    pub(super) fn catalog(&mut self, draft: &Draft, issuers: &[IssuerConfig], x509: &X509Issuer, warnings: &mut Vec<Fault>) -> Catalog {
+    pub(super) fn catalog(
+        &mut self,
+        draft: &Draft,
+        issuers: &[IssuerConfig],
+        configured: &Configured,
+        warnings: &mut Vec<Fault>,
+    ) -> Catalog {
         let mut catalog = Catalog {
             issuers: issuers.iter().map(|issuer| (issuer.name.clone(), issuer.claims.clone())).collect(),
             trust_domains: draft.trust_domains.iter().map(|at| (at.value.name.clone(), at.value.identity)).collect(),
@@ -35,9 +39,13 @@ impl Reader {
                 self.fault(*line, format!("there are two tenants of the name {}", value.name));
             }
         }
-        for At { line, value } in &draft.roles {
-            let Some(role) = self.role(*line, value, &catalog) else { continue };
-            let report = x509.check_role(&role, &catalog, self.now);
+        for draft in &draft.roles {
+            let At { line, value } = &draft.common;
+            let Some(role) = self.role(draft, &catalog, configured) else { continue };
+            let report = match role.spec {
+                RoleSpec::X509(_) => configured.x509.check_role(&role, &catalog, self.now),
+                RoleSpec::Aws(_) | RoleSpec::Ecr(_) | RoleSpec::Registry(_) | RoleSpec::Jwt(_) => RoleReport::default(),
+            };
             for fault in report.faults {
                 self.fault(*line, format!("role {}: {fault}", role.name));
             }
@@ -109,75 +117,6 @@ impl Reader {
                 }
             }
         }
-    }
-
-    fn role(&mut self, line: usize, section: &RoleSection, catalog: &Catalog) -> Option<Role> {
-        let name = &section.name;
-        let before = self.faults.len();
-        let owner = match (&section.tenant, section.shared) {
-            (Some(tenant), false) => {
-                if !catalog.tenants.contains_key(tenant) {
-                    let known: Vec<&str> = catalog.tenants.keys().map(TenantName::as_str).collect();
-                    self.fault(line, format!("role {name}: there is no tenant {tenant}{}", hint(tenant.as_str(), known)));
-                }
-                RoleOwner::Tenant(tenant.clone())
-            }
-            (None, true) => RoleOwner::Shared,
-            _ => {
-                self.fault(line, format!("role {name}: say either tenant = \"…\" or shared = true"));
-                RoleOwner::Shared
-            }
-        };
-        let max_life = section.max_life.unwrap_or(section.max_ttl);
-        let second = SignedDuration::from_secs(1);
-        if section.default_ttl < second || section.max_ttl < section.default_ttl || max_life < section.max_ttl || max_life > MAX_LIFE {
-            self.fault(line, format!("role {name}: 1s <= default_ttl <= max_ttl <= max_life <= {}h must hold", MAX_LIFE.as_hours()));
-        }
-        if section.kind != "x509" {
-            self.fault(line, format!("role {name}: there is no kind {:?}; there is \"x509\"", section.kind));
-        }
-        let spec = self.x509_role(line, section, catalog);
-        (self.faults.len() == before).then_some(())?;
-        Some(Role {
-            name: name.clone(),
-            owner,
-            default_ttl: section.default_ttl,
-            max_ttl: section.max_ttl,
-            max_life,
-            spec: RoleSpec::X509(spec?),
-        })
-    }
-
-    fn x509_role(&mut self, line: usize, section: &RoleSection, catalog: &Catalog) -> Option<X509Role> {
-        let name = &section.name;
-        let Some(ca) = section.ca.clone() else {
-            self.fault(line, format!("role {name}: ca is missing"));
-            return None;
-        };
-        let mut parse = |source: &String| match Template::parse(source) {
-            Ok(template) => {
-                for claim in template.claims() {
-                    let known: BTreeSet<&str> = catalog.issuers.values().flatten().map(|spec| spec.name.as_str()).collect();
-                    if !known.contains(claim) {
-                        self.fault(line, format!("role {name}: no issuer has the claim {claim}{}", hint(claim, known)));
-                    }
-                }
-                Some(template)
-            }
-            Err(error) => {
-                self.fault(line, format!("role {name}: {error}"));
-                None
-            }
-        };
-        Some(X509Role {
-            ca,
-            common_name: section.common_name.as_ref().and_then(&mut parse),
-            uri_sans: section.uri_sans.iter().filter_map(&mut parse).collect(),
-            dns_sans: section.dns_sans.iter().filter_map(&mut parse).collect(),
-            ip_sans: section.ip_sans.clone(),
-            ext_key_usage: section.ext_key_usage.clone(),
-            key_types: section.key_types.clone().unwrap_or_else(|| vec![KeyType::P256, KeyType::P384, KeyType::Ed25519]),
-        })
     }
 }
 

@@ -73,7 +73,10 @@ impl Reader {
                 "trust_domain" => draft.trust_domains = self.list("trust_domain", value),
                 "issuer" => draft.issuers = self.list("issuer", value),
                 "tenant" => draft.tenants = self.list("tenant", value),
-                "role" => draft.roles = self.list("role", value),
+                "role" => draft.roles = self.roles(value),
+                "aws" => draft.aws = self.list("aws", value),
+                "registry" => draft.registries = self.list("registry", value),
+                "oidc" => draft.oidc = self.section(value),
                 unknown => self.unknown_section(unknown, offset),
             }
         }
@@ -81,7 +84,8 @@ impl Reader {
     }
 
     fn unknown_section(&mut self, name: &str, offset: usize) {
-        const KNOWN: [&str; 10] = ["server", "log", "store", "audit", "policy", "ca", "trust_domain", "issuer", "tenant", "role"];
+        const KNOWN: [&str; 13] =
+            ["server", "log", "store", "audit", "policy", "ca", "trust_domain", "issuer", "tenant", "role", "aws", "registry", "oidc"];
         let hint = nearest(name, KNOWN).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         let fault = Fault::at(&self.file, &self.text, offset, format!("unknown key {name}{hint}"));
         self.faults.push(fault);
@@ -100,7 +104,7 @@ impl Reader {
         draft.server = self.section(Spanned::new(span, DeValue::Table(table)));
     }
 
-    fn section<T: DeserializeOwned>(&mut self, value: Spanned<DeValue<'_>>) -> Option<At<T>> {
+    pub(super) fn section<T: DeserializeOwned>(&mut self, value: Spanned<DeValue<'_>>) -> Option<At<T>> {
         let start = value.span().start;
         let line = self.line(start);
         match T::deserialize(ValueDeserializer::from(value)) {
@@ -133,6 +137,12 @@ impl Reader {
 
     fn line(&self, offset: usize) -> usize {
         Fault::at("", &self.text, offset, "").line
+    }
+
+    /// Notes a fault at a place in the text.
+    pub(super) fn fault_at(&mut self, offset: usize, message: impl Into<String>) {
+        let fault = Fault::at(&self.file, &self.text, offset, message);
+        self.faults.push(fault);
     }
 
     /// Notes a fault of the section at `line`.

@@ -1,10 +1,14 @@
 //! Configuration: one TOML file. Unknown keys are refused, secrets are paths, and every fault is told at once with its line.
 
+mod aws;
 mod build;
 mod catalog;
 mod file;
 mod issuers;
 mod limits;
+mod oidc;
+mod registry;
+mod roles;
 mod sections;
 mod trial;
 mod watched;

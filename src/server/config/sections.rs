@@ -9,7 +9,6 @@ use crate::model::{
     claim::{ClaimType, ClaimValue},
     identity::{CertificateIdentity, TokenUse},
     name::{CaName, IssuerName, RoleName, TenantName, TrustDomain},
-    role::{ExtKeyUsage, KeyType},
     tenant::TenantKind,
 };
 
@@ -213,7 +212,7 @@ pub(super) enum MemberSection {
     Token { issuer: IssuerName, claims: BTreeMap<String, ClaimValue> },
 }
 
-/// `[[role]]`
+/// `[[role]]`, what roles of every kind have; the rest of the table is the kind's own section (see `roles/`).
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RoleSection {
@@ -222,23 +221,8 @@ pub(super) struct RoleSection {
     pub tenant: Option<TenantName>,
     #[serde(default)]
     pub shared: bool,
-    pub kind: String,
     pub default_ttl: SignedDuration,
     pub max_ttl: SignedDuration,
     #[serde(default)]
     pub max_life: Option<SignedDuration>,
-    #[serde(default)]
-    pub ca: Option<CaName>,
-    #[serde(default)]
-    pub common_name: Option<String>,
-    #[serde(default)]
-    pub uri_sans: Vec<String>,
-    #[serde(default)]
-    pub dns_sans: Vec<String>,
-    #[serde(default)]
-    pub ip_sans: Vec<std::net::IpAddr>,
-    #[serde(default)]
-    pub ext_key_usage: Vec<ExtKeyUsage>,
-    #[serde(default)]
-    pub key_types: Option<Vec<KeyType>>,
 }

@@ -3,11 +3,17 @@
 use super::scope::is_pattern;
 use crate::model::template::Template;
 
+/// The most repositories of a role: each lease of it carries them.
+pub const MAX_REPOSITORIES: usize = 32;
+
 /// Every fault of a role's repositories.
 pub fn repository_faults(repositories: &[Template]) -> Vec<String> {
     let mut faults = Vec::new();
     if repositories.is_empty() {
         faults.push("repositories is missing: name at least one".to_owned());
+    }
+    if repositories.len() > MAX_REPOSITORIES {
+        faults.push(format!("there are {} repositories; name at most {MAX_REPOSITORIES}, or more with one *", repositories.len()));
     }
     for template in repositories {
         let source = template.source();

@@ -19,7 +19,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
-pub use exchange::{EXCHANGE_REFUSED, Exchanged};
+pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::Issued;
 use open::Why;
 pub use open::{MAX_OPEN, Open};

@@ -119,13 +119,9 @@ impl RegistryIssuer {
     /// Exchanges a secret of a live lease for a token. The token ends with the secret and the lease at the latest.
     ///
     /// # Errors
-    /// `Unauthenticated` with one text, whatever is wrong; what it was is in its cause. `InvalidRequest` for scopes past
-    /// [`scope::MAX_SCOPES`] and [`scope::MAX_SCOPE`], whoever asks. `IssuerUnavailable` when nothing can be signed.
+    /// `Unauthenticated` with one text, whatever is wrong; what it was is in its cause. `InvalidRequest` to the holder of a live secret
+    /// for scopes past [`scope::MAX_SCOPES`] and [`scope::MAX_SCOPE`]. `IssuerUnavailable` when nothing can be signed.
     pub fn exchange(&self, lease: &Lease, asked: &Exchange<'_>, now: Timestamp) -> Result<RegistryToken> {
-        if scope::are_too_many(asked.scopes) {
-            let bounds = format!("ask for at most {} scopes of at most {} bytes each", scope::MAX_SCOPES, scope::MAX_SCOPE);
-            return Err(Error::new(Code::InvalidRequest, bounds));
-        }
         let Handle::Registry { registry: name, repositories, actions, secrets } = &lease.handle else {
             return Err(refused("the lease is of another kind"));
         };
@@ -136,6 +132,10 @@ impl RegistryIssuer {
         let registry = self.registries.get(name).ok_or_else(|| refused("the lease's registry is configured no more"))?;
         if registry.service != asked.service {
             return Err(refused("another registry's service was asked for"));
+        }
+        if scope::are_too_many(asked.scopes) {
+            let bounds = format!("ask for at most {} scopes of at most {} bytes each", scope::MAX_SCOPES, scope::MAX_SCOPE);
+            return Err(Error::new(Code::InvalidRequest, bounds));
         }
         let granted = scope::granted(asked.scopes, repositories, actions);
         let ends = lease.expires_at.min(live.not_after);

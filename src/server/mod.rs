@@ -7,6 +7,7 @@ mod conn;
 pub mod dev;
 mod grpc;
 mod http;
+mod limiters;
 mod listener;
 mod ready;
 mod reconcile;

@@ -14,8 +14,9 @@ use super::{
     callers::Callers,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
-    grpc::{self, Edge, Limiters},
-    http::{self, Public},
+    grpc::{self, Edge},
+    http::{self, Edges, Public, TokenEdge},
+    limiters::Limiters,
     listener::Acceptor,
     ready::Readiness,
     reload,
@@ -88,7 +89,9 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 
     let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
-    let http = tokio::spawn(http::serve(http_listener, public, stopped(shutdown.clone())));
+    let request_timeout = std_duration(config.limits.request_timeout);
+    let tokens = Arc::new(TokenEdge { vend: vend.clone(), limiters: limiters.clone(), request_timeout });
+    let http = tokio::spawn(http::serve(http_listener, Edges { public, tokens }, stopped(shutdown.clone())));
     let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
     let in_flight = TaskTracker::new();
     let grpc_edge = Arc::new(Edge {
@@ -96,7 +99,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
         limiters,
-        request_timeout: std_duration(config.limits.request_timeout),
+        request_timeout,
         in_flight: in_flight.clone(),
         streams: Arc::new(grpc::Streams::default()),
         connection_age: std_duration(config.limits.connection_age),

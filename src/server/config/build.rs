@@ -28,6 +28,7 @@ use crate::{
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::{
         Issuers,
+        registry::RegistryIssuer,
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
@@ -68,6 +69,7 @@ pub(super) struct Draft {
 /// What was configured before the roles that name it.
 pub(super) struct Configured {
     pub x509: X509Issuer,
+    pub registries: RegistryIssuer,
 }
 
 /// Where leases live.
@@ -128,9 +130,9 @@ impl Reader {
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
         self.oidc(draft.oidc.as_ref());
-        self.registries(&draft.registries);
+        let registries = self.registries(&draft.registries);
         self.aws(&draft.aws);
-        let configured = Configured { x509: X509Issuer::new(cas) };
+        let configured = Configured { x509: X509Issuer::new(cas), registries };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let catalog = self.faults.is_empty().then_some(catalog);
@@ -158,7 +160,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers::only_x509(configured.x509) },
+            rules: Rules { book, issuers: Issuers { registry: Arc::new(configured.registries), ..Issuers::only_x509(configured.x509) } },
             issuers,
             trust_domains,
             root_crls,

@@ -16,7 +16,7 @@ use super::{
     limits::Limits,
     oidc::OidcSection,
     registry::RegistryServiceSection,
-    roles::RoleDraft,
+    roles::{KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
         TrustDomainSection,
@@ -68,6 +68,8 @@ pub(super) struct Draft {
 /// What was configured before the roles that name it.
 pub(super) struct Configured {
     pub x509: X509Issuer,
+    /// Whether there is an `[oidc]`.
+    pub signs_jwts: bool,
 }
 
 /// Where leases live.
@@ -127,10 +129,10 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
-        self.oidc(draft.oidc.as_ref());
+        let jwt = self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)).map(Arc::new);
         self.registries(&draft.registries);
         self.aws(&draft.aws);
-        let configured = Configured { x509: X509Issuer::new(cas) };
+        let configured = Configured { x509: X509Issuer::new(cas), signs_jwts: draft.oidc.is_some() };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let catalog = self.faults.is_empty().then_some(catalog);
@@ -141,8 +143,8 @@ impl Reader {
         let audit = draft.audit.take().map(|audit| self.audit(&audit));
         let server = draft.server.take();
         let pair = server.as_ref().and_then(|server| self.pair(server));
-        let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), true) =
-            (server, pair, store, audit, book, self.faults.is_empty())
+        let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), Some(jwt), true) =
+            (server, pair, store, audit, book, jwt, self.faults.is_empty())
         else {
             self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(self.faults);
@@ -158,7 +160,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers::only_x509(configured.x509) },
+            rules: Rules { book, issuers: Issuers { jwt, ..Issuers::only_x509(configured.x509) } },
             issuers,
             trust_domains,
             root_crls,
@@ -235,6 +237,15 @@ impl Reader {
 fn policy_version(config: &str, policy: &str) -> String {
     let both = [config.as_bytes(), policy.as_bytes()].concat();
     digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The names of the claims that roles add to tokens.
+fn jwt_claims(roles: &[RoleDraft]) -> Vec<String> {
+    let names = roles.iter().filter_map(|draft| match &draft.kind {
+        KindSection::Jwt(section) => Some(section.claims.keys().cloned()),
+        _ => None,
+    });
+    names.flatten().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub(super) fn whole_second(at: Timestamp) -> Timestamp {

@@ -14,7 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::steady::Steady;
+pub use self::steady::Steady;
 use crate::{model::name::CaName, vend::Vend};
 
 /// How often due leases are taken off the store.

@@ -1,5 +1,7 @@
 //! A lease: the record of one vended credential, and the only legal ways in which it changes.
 
+mod stamp;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -177,7 +179,7 @@ pub struct LiveSerial {
     #[serde(rename = "s")]
     pub serial: String,
     /// When it expires.
-    #[serde(rename = "e", with = "seconds")]
+    #[serde(rename = "e", with = "stamp::seconds")]
     pub not_after: Timestamp,
 }
 
@@ -237,7 +239,7 @@ pub struct LiveSecret {
     #[serde(rename = "h")]
     pub sha256: String,
     /// When it ceases to be taken.
-    #[serde(rename = "e", with = "seconds")]
+    #[serde(rename = "e", with = "stamp::seconds")]
     pub not_after: Timestamp,
 }
 
@@ -271,23 +273,23 @@ pub struct Lease {
     /// Where it stands.
     pub state: LeaseState,
     /// When it was issued.
-    #[serde(with = "millis")]
+    #[serde(with = "stamp::millis")]
     pub issued_at: Timestamp,
     /// When its newest credential expires.
-    #[serde(with = "seconds")]
+    #[serde(with = "stamp::seconds")]
     pub expires_at: Timestamp,
     /// No renewal goes past this.
-    #[serde(with = "seconds")]
+    #[serde(with = "stamp::seconds")]
     pub renew_until: Timestamp,
     /// How many credentials were made under it, from 1.
     pub generation: u32,
     /// How far a revocation reaches.
     pub reach: Reach,
     /// Until when the credential may still be accepted by who honours `reach`.
-    #[serde(with = "seconds")]
+    #[serde(with = "stamp::seconds")]
     pub live_until: Timestamp,
     /// When a revocation was acknowledged.
-    #[serde(with = "maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "stamp::maybe_millis", default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<Timestamp>,
     /// How to find the credential again.
     pub handle: Handle,
@@ -359,6 +361,9 @@ impl Lease {
                 next.handle = handle;
             }
             Change::Void { at } => {
+                if self.state != LeaseState::Pending {
+                    return Err(IllegalChange { state: self.state, change: "be found unmade" });
+                }
                 next.move_to(LeaseState::Expired, "be found unmade")?;
                 next.expires_at = whole_second(at).min(self.expires_at);
                 next.live_until = next.expires_at;
@@ -479,42 +484,5 @@ impl LeaseFilter {
     }
 }
 
-mod seconds {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(at.as_second())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_second(i64::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
-mod millis {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(at.as_millisecond())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
-mod maybe_millis {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
-        at.map(Timestamp::as_millisecond).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
-        let millis = Option::<i64>::deserialize(from)?;
-        millis.map(Timestamp::from_millisecond).transpose().map_err(D::Error::custom)
-    }
-}
+#[cfg(test)]
+mod tests;

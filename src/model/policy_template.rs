@@ -68,7 +68,7 @@ impl PolicyTemplate {
 
 fn node(value: Value, open: bool) -> std::result::Result<Node, BadPolicyTemplate> {
     Ok(match value {
-        Value::String(text) if open && text.contains(['{', '}']) => Node::Text(Template::parse_for(Place::PolicyValue, &text)?),
+        Value::String(text) if open && text.contains(['{', '}']) => Node::Text(Template::parse(&text)?),
         Value::String(text) if text.contains(['{', '}']) => return Err(BadPolicyTemplate::Misplaced(text)),
         Value::Array(items) => Node::List(items.into_iter().map(|item| node(item, open)).collect::<std::result::Result<_, _>>()?),
         Value::Object(fields) => Node::Table(

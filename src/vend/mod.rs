@@ -3,6 +3,7 @@
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
 mod crl;
+mod exchange;
 mod issue;
 mod open;
 mod passes;
@@ -18,6 +19,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
+pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::Issued;
 use open::Why;
 pub use open::{MAX_OPEN, Open};
@@ -25,6 +27,8 @@ pub use passes::{LONGEST_LIFE, SWEEP_BATCH, Swept};
 pub use read::{PublicCa, WhoAmI};
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
+
+pub use crate::issuer::{jwt::Document, registry::RegistryToken};
 
 use crate::{
     audit::AuditLog,

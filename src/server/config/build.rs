@@ -28,6 +28,8 @@ use crate::{
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::{
         Issuers,
+        jwt::JwtIssuer,
+        registry::RegistryIssuer,
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
@@ -68,8 +70,17 @@ pub(super) struct Draft {
 /// What was configured before the roles that name it.
 pub(super) struct Configured {
     pub x509: X509Issuer,
+    pub registries: RegistryIssuer,
+    /// One that refuses where there is no `[oidc]`, or a faulty one.
+    pub jwt: Arc<JwtIssuer>,
     /// Whether there is an `[oidc]`.
     pub signs_jwts: bool,
+}
+
+impl Configured {
+    fn into_issuers(self) -> Issuers {
+        Issuers { registry: Arc::new(self.registries), jwt: self.jwt, ..Issuers::only_x509(self.x509) }
+    }
 }
 
 /// Where leases live.
@@ -129,10 +140,10 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
-        let jwt = self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)).map(Arc::new);
-        self.registries(&draft.registries);
+        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
+        let registries = self.registries(&draft.registries);
         self.aws(&draft.aws);
-        let configured = Configured { x509: X509Issuer::new(cas), signs_jwts: draft.oidc.is_some() };
+        let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts: draft.oidc.is_some() };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let catalog = self.faults.is_empty().then_some(catalog);
@@ -143,8 +154,8 @@ impl Reader {
         let audit = draft.audit.take().map(|audit| self.audit(&audit));
         let server = draft.server.take();
         let pair = server.as_ref().and_then(|server| self.pair(server));
-        let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), Some(jwt), true) =
-            (server, pair, store, audit, book, jwt, self.faults.is_empty())
+        let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), true) =
+            (server, pair, store, audit, book, self.faults.is_empty())
         else {
             self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(self.faults);
@@ -160,7 +171,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers { jwt, ..Issuers::only_x509(configured.x509) } },
+            rules: Rules { book, issuers: configured.into_issuers() },
             issuers,
             trust_domains,
             root_crls,

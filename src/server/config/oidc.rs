@@ -1,13 +1,13 @@
 //! `[oidc]`: this service as an issuer of JWTs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::file::{At, Reader};
 use crate::{
     issuer::jwt::{
-        JwtConfig, JwtIssuer, KeyRing, KeyRingOptions, SigningAlgorithm, issuer_fault,
+        JwtConfig, JwtIssuer, KeyRing, KeyRingOptions, SigningAlgorithm,
         ring::{DEFAULT_PUBLISH_AHEAD, DEFAULT_ROTATE_EVERY},
     },
     model::SignedDuration,
@@ -37,14 +37,10 @@ fn default_publish_ahead() -> SignedDuration {
 }
 
 impl Reader {
-    /// The issuer of JWTs; without the section one that refuses. The keys are read and none is made: `check` changes nothing, and a ring
-    /// over the same files is the same ring, so that a reload needs nothing of the one before.
-    pub(super) fn oidc(&mut self, section: Option<&At<OidcSection>>, claims: Vec<String>) -> Option<JwtIssuer> {
-        let Some(At { line, value }) = section else { return Some(JwtIssuer::default()) };
-        let before = self.faults.len();
-        if let Some(fault) = issuer_fault(&value.issuer) {
-            self.fault(*line, format!("oidc: {fault}"));
-        }
+    /// The issuer of JWTs; one that refuses where there is no section, or a faulty one. The keys are read and none is made: `check` changes
+    /// nothing. A ring over the same files is the same ring, so that a reload needs nothing of the one before.
+    pub(super) fn oidc(&mut self, section: Option<&At<OidcSection>>, claims: Vec<String>) -> JwtIssuer {
+        let Some(At { line, value }) = section else { return JwtIssuer::default() };
         let options = KeyRingOptions {
             dir: self.path(&value.keys),
             algorithm: value.algorithm,
@@ -54,18 +50,15 @@ impl Reader {
         for fault in options.faults() {
             self.fault(*line, format!("oidc: {fault}"));
         }
-        if !options.dir.parent().is_some_and(std::path::Path::is_dir) {
+        if !options.dir.parent().is_some_and(Path::is_dir) {
             self.fault(*line, format!("oidc: keys: there is no directory in which {} could be made", options.dir.display()));
         }
-        let ring = match KeyRing::open(options, self.now) {
-            Ok(ring) => ring,
-            Err(fault) => {
-                self.fault(*line, format!("oidc: keys: {fault}"));
-                return None;
-            }
-        };
-        (self.faults.len() == before).then_some(())?;
-        let made = JwtIssuer::new(JwtConfig { issuer: value.issuer.clone(), ring, claims });
-        made.map_err(|fault| self.fault(*line, format!("oidc: {fault}"))).ok()
+        let made = KeyRing::open(options, self.now)
+            .map_err(|fault| format!("keys: {fault}"))
+            .and_then(|ring| JwtIssuer::new(JwtConfig { issuer: value.issuer.clone(), ring, claims }));
+        made.unwrap_or_else(|fault| {
+            self.fault(*line, format!("oidc: {fault}"));
+            JwtIssuer::default()
+        })
     }
 }

@@ -6,10 +6,10 @@ use super::{Origin, Rules, Vend, record::event_from};
 use crate::{
     issuer::{
         jwt::Document,
-        registry::{Exchange, RegistryToken},
+        registry::{Exchange, RegistryToken, lease_named_in},
     },
     model::{
-        Timestamp,
+        SignedDuration, Timestamp,
         error::{Code, Error, Result},
         event::{Actor, Event, Outcome},
         lease::{Handle, Lease, LeaseId, LeaseState},
@@ -46,14 +46,14 @@ impl Vend {
         let found = self.store.get(&[id]).await?.pop().flatten();
 
         // 2. Check it, then the secret. Without a lease the same is hashed, so that the time tells nothing either.
-        let lease = match found.ok_or("there is no such lease").and_then(|lease| usable(lease, &rules, now)) {
-            Ok(lease) => lease,
+        let (lease, token_ttl) = match found.ok_or("there is no such lease").and_then(|lease| usable(lease, &rules, now)) {
+            Ok(usable) => usable,
             Err(why) => {
                 std::hint::black_box(digest(&SHA256, secret.expose().as_bytes()));
                 return Err(refused(why));
             }
         };
-        let token = match rules.issuers.registry.exchange(&lease, &Exchange { secret, service, scopes }, now) {
+        let token = match rules.issuers.registry.exchange(&lease, &Exchange { secret, service, scopes, token_ttl }, now) {
             Ok(token) => token,
             Err(error) if error.code() == Code::Unauthenticated => return Err(refused(error.cause().unwrap_or(error.public()))),
             Err(error) => return Err(error),
@@ -89,8 +89,14 @@ impl Vend {
     }
 }
 
-/// The lease as it may be used, or what is wrong with it.
-fn usable(lease: Lease, rules: &Rules, now: Timestamp) -> Result<Lease, &'static str> {
+/// The user name that stands for a secret which comes without one, as a refresh token does: a secret names its own lease. Empty when it is
+/// none.
+pub fn username_in(secret: &Secret) -> String {
+    lease_named_in(secret).map(|id| id.to_string()).unwrap_or_default()
+}
+
+/// The lease as it may be used and the longest life of a token of its role, or what is wrong with it.
+fn usable(lease: Lease, rules: &Rules, now: Timestamp) -> Result<(Lease, SignedDuration), &'static str> {
     let catalog = rules.book.catalog();
     if !matches!(lease.handle, Handle::Registry { .. }) {
         return Err("the lease is of another kind");
@@ -99,16 +105,16 @@ fn usable(lease: Lease, rules: &Rules, now: Timestamp) -> Result<Lease, &'static
         return Err("the lease is not active");
     }
     let role = catalog.roles.get(&lease.role).ok_or("the lease's role is gone")?;
-    if !matches!(role.spec, RoleSpec::Registry(_)) {
+    let RoleSpec::Registry(spec) = &role.spec else {
         return Err("the lease's role is of another kind since");
-    }
+    };
     let tenant = catalog.tenants.get(&lease.tenant).ok_or("the lease's tenant is gone")?;
     let ends_at = tenant.ends_at.unwrap_or(Timestamp::MAX);
     if ends_at <= now {
         return Err("the lease's tenant has ended");
     }
     // No token outlives the tenant, also when its end was moved forward since.
-    Ok(Lease { expires_at: lease.expires_at.min(ends_at), ..lease })
+    Ok((Lease { expires_at: lease.expires_at.min(ends_at), ..lease }, spec.token_ttl))
 }
 
 fn refused(why: &str) -> Error {

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
 pub use denies::{DenyLists, MAX_ROUNDS};
-pub use exchange::{EXCHANGE_REFUSED, Exchanged};
+pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::{Issued, MAX_REPLACED, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};

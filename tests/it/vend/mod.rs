@@ -7,5 +7,7 @@ mod denies;
 mod faults;
 mod faulty;
 mod flows;
+mod jwt;
+mod registry;
 mod remote;
 mod world;

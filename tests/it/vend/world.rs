@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -10,7 +11,9 @@ use daypass::{
     clock::Clock,
     issuer::{
         Issuers,
-        x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, X509Issuer, bootstrap},
+        jwt::{JwtConfig, JwtIssuer, KeyRing, KeyRingOptions},
+        registry::{RegistryConfig, RegistryIssuer},
+        x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, TokenCa, X509Issuer, bootstrap},
     },
     model::{
         SignedDuration, Timestamp,
@@ -23,7 +26,10 @@ use daypass::{
         name::CaName,
         request::{Input, IssueRequest, RequestId},
         revocation::{AwsDeny, DenyBy},
-        role::{AwsMode, AwsRevocation, AwsRole, ExtKeyUsage, KeyType, Role, RoleOwner, RoleSpec, X509Role},
+        role::{
+            AwsMode, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner, RoleSpec,
+            X509Role,
+        },
         template::Template,
         tenant::{Member, Tenant, TenantKind},
     },
@@ -51,6 +57,9 @@ when { principal.claims.repository_id == "74" };
 permit(principal is Token::ci in Tenant::"jobs", action in [Action::"renew", Action::"read", Action::"revoke"], resource in Role::"web")
 when { resource.own };
 "#;
+
+/// What the registry is called in its tokens.
+pub const SERVICE: &str = "registry.example";
 
 pub struct ManualClock(Mutex<Timestamp>);
 
@@ -97,7 +106,7 @@ impl World {
         let log = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join("audit"))).unwrap());
         let faults = Faults::default();
         let cloud = Cloud::new(faults.clone());
-        let issuers = Issuers { aws: cloud.clone(), ..issuers(start) };
+        let issuers = Issuers { aws: cloud.clone(), ..issuers(dir.path(), start) };
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
         let (log, ca): (Arc<dyn AuditLog>, CaName) = (log, "main".parse().unwrap());
@@ -258,7 +267,7 @@ fn call(identity: Identity) -> Call {
     Call { identity: Arc::new(identity), origin }
 }
 
-fn issuers(now: Timestamp) -> Issuers {
+fn issuers(dir: &Path, now: Timestamp) -> Issuers {
     let day = SignedDuration::from_hours(24);
     let root = bootstrap::create_root("Test root", now, day * 100).unwrap();
     let issuing = bootstrap::create_issuing(&root, "Test CA", None, now, day * 50).unwrap();
@@ -272,7 +281,18 @@ fn issuers(now: Timestamp) -> Issuers {
     };
     let authority = Arc::new(Authority::load(config, now).unwrap());
     let x509 = X509Issuer::new(BTreeMap::from([(authority.name().clone(), authority)]));
-    Issuers::only_x509(x509)
+    let registry = RegistryIssuer::new([RegistryConfig {
+        name: "dev".parse().unwrap(),
+        host: "127.0.0.1:5000".to_owned(),
+        service: SERVICE.to_owned(),
+        issuer: "daypass".to_owned(),
+        rotate_every: day,
+        ca: Arc::new(TokenCa::load(root.certificate_pem.as_bytes(), bootstrap::file_key(&root).unwrap(), now).unwrap()),
+    }]);
+    let ring = KeyRing::open(KeyRingOptions::new(dir.join("keys")), now).unwrap();
+    ring.rotate(now).unwrap();
+    let jwt = JwtIssuer::new(JwtConfig { issuer: "https://id.example".to_owned(), ring, claims: vec![] }).unwrap();
+    Issuers { registry: Arc::new(registry), jwt: Arc::new(jwt), ..Issuers::only_x509(x509) }
 }
 
 fn catalog() -> Catalog {
@@ -311,10 +331,29 @@ fn catalog() -> Catalog {
         roles: ["deploy", "batch", "fixed"]
             .map(aws_role)
             .into_iter()
-            .chain([role])
+            .chain([role, registry_role(), jwt_role()])
             .map(|role| (role.name.clone(), Arc::new(role)))
             .collect(),
     }
+}
+
+fn registry_role() -> Role {
+    let spec = RegistryRole {
+        registry: "dev".parse().unwrap(),
+        repositories: vec![Template::parse("demo/*").unwrap()],
+        actions: vec![RegistryAction::Pull, RegistryAction::Push],
+        token_ttl: SignedDuration::from_mins(5),
+    };
+    Role { name: "push".parse().unwrap(), spec: RoleSpec::Registry(spec), ..aws_role("push") }
+}
+
+fn jwt_role() -> Role {
+    let spec = JwtRole {
+        audiences: vec!["demo".to_owned(), "other".to_owned()],
+        subject: Template::parse("tenant:{tenant}").unwrap(),
+        claims: BTreeMap::new(),
+    };
+    Role { name: "federate".parse().unwrap(), spec: RoleSpec::Jwt(spec), ..aws_role("federate") }
 }
 
 fn aws_role(name: &str) -> Role {

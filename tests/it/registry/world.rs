@@ -17,7 +17,7 @@ use daypass::{
 };
 use serde_json::Value;
 
-use crate::e2e::world::{Caller, World};
+use crate::e2e::world::World;
 
 /// The `service` of the throwaway registry.
 pub const SERVICE: &str = "registry.dev.daypass.test";
@@ -166,9 +166,4 @@ pub fn send(world: &World, head: &str, body: &[u8]) -> Answer {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_owned(), body: body.to_owned() }
-}
-
-/// The sample job.
-pub fn job(world: &World) -> Caller {
-    world.job()
 }

@@ -16,7 +16,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::steady::Steady;
+pub use self::steady::Steady;
 use crate::{
     model::{name::CaName, revocation::AwsDeny},
     vend::Vend,

@@ -230,6 +230,8 @@ pub enum Handle {
         jti: String,
         /// Its `aud`.
         aud: String,
+        /// The first 16 bytes of SHA-256 over its payload, lower-case hex: a retried request makes the same claims again or is refused.
+        claims: String,
     },
 }
 

@@ -13,6 +13,7 @@ mod ready;
 mod reconcile;
 mod reload;
 pub mod run;
+mod signing_keys;
 mod telemetry;
 mod tls;
 mod trust;

@@ -19,7 +19,7 @@ use super::{
     limiters::Limiters,
     listener::Acceptor,
     ready::Readiness,
-    reload,
+    reload, signing_keys,
     telemetry::{self, TimedLog, TimedStore},
     tls::TlsEdge,
     trust::{self, Trust},
@@ -58,6 +58,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
+    signing_keys::prepare(&config.rules, clock.now())?;
     let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
     let parts = Arc::new(Parts {
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
@@ -85,6 +86,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
+    passes.spawn(until(shutdown.clone(), signing_keys::keep(vend.clone())));
     tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 

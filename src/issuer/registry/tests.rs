@@ -233,7 +233,7 @@ fn every_refusal_says_the_same() {
     world.issuer = RegistryIssuer::default();
     causes.push(check("a registry that is gone", world.refusal(now())));
     let mut world = World::new();
-    world.lease.handle = Handle::Jwt { jti: String::new(), aud: String::new() };
+    world.lease.handle = Handle::Jwt { jti: String::new(), aud: String::new(), claims: String::new() };
     causes.push(check("another kind", world.refusal(now())));
     causes.sort();
     causes.dedup();

@@ -1,5 +1,7 @@
-//! The HTTP edge: what anybody may read ([`public`]), and the token endpoint of registries ([`registry`]).
+//! The HTTP edge: what anybody may read ([`public`]), what verifies our JWTs ([`oidc`]), and the token endpoint of registries
+//! ([`registry`]).
 
+mod oidc;
 mod public;
 mod registry;
 
@@ -44,7 +46,7 @@ pub(super) struct Edges {
 
 /// Every route.
 fn router(edges: Edges) -> Router {
-    public::router(edges.public).merge(registry::router(edges.tokens))
+    public::router(edges.public.clone()).merge(oidc::router(edges.public)).merge(registry::router(edges.tokens))
 }
 
 /// Answers one connection, for `max_age` at most.

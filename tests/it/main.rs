@@ -9,6 +9,7 @@ mod config;
 mod e2e;
 mod policy;
 mod readme;
+mod registry;
 mod store;
 mod support;
 mod vend;

@@ -7,6 +7,7 @@ mod authn;
 mod cli;
 mod config;
 mod e2e;
+mod jwt;
 mod policy;
 mod readme;
 mod registry;

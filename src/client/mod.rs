@@ -185,7 +185,7 @@ impl Client {
 
     async fn token(&mut self) -> Result<Option<Token>> {
         match &mut self.bearer {
-            Some(bearer) => bearer.token().await.map(Some),
+            Some(bearer) => bearer.token(Instant::now()).await.map(Some),
             None => Ok(None),
         }
     }

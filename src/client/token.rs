@@ -149,14 +149,14 @@ impl Bearer {
     }
 
     /// The held token while it is young, else a fresh one.
-    pub async fn token(&mut self) -> Result<Token> {
+    pub async fn token(&mut self, now: Instant) -> Result<Token> {
         if let Some((token, since)) = &self.held
-            && since.elapsed() < MAX_TOKEN_AGE
+            && now.saturating_duration_since(*since) < MAX_TOKEN_AGE
         {
             return Ok(token.clone());
         }
         let token = self.source.fresh_token().await?;
-        self.held = Some((token.clone(), Instant::now()));
+        self.held = Some((token.clone(), now));
         Ok(token)
     }
 
@@ -216,7 +216,7 @@ mod tests {
     fn two_tokens_of_one_caller_are_one_caller_and_every_other_claim_counts() {
         let base = json!({"iss": "https://ci", "sub": "repo:a/b", "exp": 1, "iat": 1, "nbf": 1, "jti": "x"});
         let next = json!({"iss": "https://ci", "sub": "repo:a/b", "exp": 2, "iat": 2, "nbf": 2, "jti": "y"});
-        let source = |claims| TokenSource::fixed("TEST", &jwt(claims)).unwrap().caller().unwrap();
+        let source = |claims: &serde_json::Value| TokenSource::fixed("TEST", &jwt(claims)).unwrap().caller().unwrap();
         assert_eq!(source(&base), source(&next));
         let mut other = base.clone();
         for (name, value) in [("iss", "https://other"), ("sub", "repo:a/c"), ("environment", "production")] {
@@ -229,20 +229,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_is_read_again_and_a_pipe_is_not() {
+        let now = Instant::now();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "one\n").unwrap();
         let source = TokenSource::file("--token-file", path.clone()).unwrap();
         let mut bearer = Bearer::new(source);
         let header = |token: Token| token.header().to_str().unwrap().to_owned();
-        assert_eq!(header(bearer.token().await.unwrap()), "Bearer one");
+        assert_eq!(header(bearer.token(now).await.unwrap()), "Bearer one");
         std::fs::write(&path, "two\n").unwrap();
-        assert_eq!(header(bearer.token().await.unwrap()), "Bearer one", "it is young");
+        assert_eq!(header(bearer.token(now).await.unwrap()), "Bearer one", "it is young");
         bearer.spent();
-        assert_eq!(header(bearer.token().await.unwrap()), "Bearer two");
+        assert_eq!(header(bearer.token(now).await.unwrap()), "Bearer two");
         std::fs::remove_file(&path).unwrap();
         bearer.spent();
-        assert_eq!(bearer.token().await.unwrap_err().kind(), Kind::Usage);
+        assert_eq!(bearer.token(now).await.unwrap_err().kind(), Kind::Usage);
         let (reader, mut writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut writer, b"piped\n").unwrap();
         drop(writer);
@@ -253,17 +254,16 @@ mod tests {
         assert_eq!(header(source.fresh_token().await.unwrap()), "Bearer piped");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_token_is_used_for_a_minute() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "one").unwrap();
         let mut bearer = Bearer::new(TokenSource::file("F", path.clone()).unwrap());
-        bearer.token().await.unwrap();
+        let now = Instant::now();
+        bearer.token(now).await.unwrap();
         std::fs::write(&path, "two").unwrap();
-        tokio::time::advance(MAX_TOKEN_AGE - Duration::from_secs(1)).await;
-        assert_eq!(bearer.token().await.unwrap().header(), "Bearer one");
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(bearer.token().await.unwrap().header(), "Bearer two");
+        assert_eq!(bearer.token(now + MAX_TOKEN_AGE - Duration::from_secs(1)).await.unwrap().header(), "Bearer one");
+        assert_eq!(bearer.token(now + MAX_TOKEN_AGE).await.unwrap().header(), "Bearer two");
     }
 }

@@ -33,9 +33,6 @@ pub const MAX_SWEPT: usize = 1_000;
 /// How often a lock that another process holds is tried.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// How much longer than for the server a process waits for the one that asks it.
-const LOCK_MARGIN: Duration = Duration::from_secs(2);
-
 const NAME: &str = "DAYPASS_CACHE_DIR";
 
 /// A directory of ours that nobody else can enter.
@@ -113,14 +110,14 @@ impl CacheDir {
         let _ = fs::remove_file(self.file(key));
     }
 
-    /// Waits until no other process makes the same credential: as long as that one may take.
+    /// Waits until no other process makes the same credential, no longer than `patience`.
     ///
     /// # Errors
     /// Timed out; or what the disk says.
     pub async fn lock(&self, key: &str, patience: Duration) -> Result<Lock> {
         let path = self.lock_file(key);
         let file = open_lock(&path).map_err(|error| fault(&path, &error))?;
-        let deadline = Instant::now() + patience + LOCK_MARGIN;
+        let deadline = Instant::now() + patience;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Lock(file)),
@@ -128,8 +125,7 @@ impl CacheDir {
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_POLL).await,
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::timed_out(format!(
-                        "another daypass process has been asking for this credential for {:?}; try again",
-                        patience + LOCK_MARGIN
+                        "another daypass process has been asking for this credential for {patience:?}; try again"
                     )));
                 }
             }

@@ -5,6 +5,8 @@ mod dir;
 mod entry;
 pub mod files;
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use self::dir::CacheDir;
@@ -21,6 +23,9 @@ use crate::{
     },
     clock::{self, Clock, SystemClock},
 };
+
+/// How much longer than for the server a process waits for the one that asks it.
+const LOCK_MARGIN: Duration = Duration::from_secs(2);
 
 /// Why a lease is revoked whose credential nobody can use here.
 const WRONG_KIND: &str = "the client wanted another kind of credential";
@@ -62,7 +67,7 @@ pub async fn obtain(settings: Settings, order: &Order, anew: bool, env: Env<'_>)
     if !anew && let Some(entry) = found(&dir, &key, order.wanted, false).filter(|entry| entry.is_fresh(now())) {
         return Ok(entry);
     }
-    let locked = dir.lock(&key, settings.timeout).await;
+    let locked = dir.lock(&key, settings.timeout + LOCK_MARGIN).await;
     // Whoever had the lock may have made it; and only who has the lock tells what is wrong with the file.
     let cached = found(&dir, &key, order.wanted, locked.is_ok());
     if !anew && let Some(entry) = cached.clone().filter(|entry| entry.is_fresh(now())) {

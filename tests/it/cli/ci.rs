@@ -5,14 +5,18 @@ use std::{
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{
     Run, run,
     runner::{RUNNER_TOKEN, Runner, http},
     server::Server,
 };
+use crate::support::parts::{actions, github};
 
 impl Server {
     /// The client with no identity of its own.
@@ -55,6 +59,33 @@ fn a_github_job_is_found_asked_for_and_told() {
     assert!(requests[1].contains("&audience=https%3A%2F%2Fvend.example.org%2Fa%3Fb HTTP"), "{requests:?}");
     let bearer = format!("authorization: bearer {}", RUNNER_TOKEN.to_ascii_lowercase());
     assert!(requests.iter().all(|head| head.to_ascii_lowercase().lines().any(|line| line == bearer)), "{requests:?}");
+}
+
+#[test]
+fn it_asks_as_githubs_own_client_does() {
+    let (server, issuer) = (Server::new(), Arc::new(github::Issuer::start()));
+    let runner = actions::Runner::start(issuer.clone());
+    let claims = |token: &str| -> serde_json::Value {
+        let payload = URL_SAFE_NO_PAD.decode(token.trim().split('.').nth(1).unwrap()).unwrap();
+        serde_json::from_slice(&payload).unwrap()
+    };
+    let audience = "https://vend.example.org/a?b&c";
+    let theirs = runner.ask_with_actions_core(audience);
+    assert!(theirs.ok, "{}", theirs.all());
+    let theirs = claims(theirs.text().lines().last().unwrap());
+    let mut command = server.job("whoami --token-audience");
+    let ours = run(command.arg(audience).envs(runner.environment()));
+    assert_eq!(ours.code, 0, "{ours:?}");
+    let ours = claims(&server.bearer().unwrap());
+    for claim in ["iss", "sub", "aud"] {
+        assert!(ours[claim].is_string() && ours[claim] == theirs[claim], "{claim}: {ours} {theirs}");
+    }
+    for (status, code) in [(500, 6), (403, 3), (400, 3)] {
+        runner.set_behaviour(actions::Behaviour::Fails(status));
+        assert_eq!(run(&mut command).code, code, "{status}");
+    }
+    runner.set_behaviour(actions::Behaviour::Slow(Duration::from_millis(300)));
+    assert_eq!(run(&mut command).code, 0, "{ours}");
 }
 
 #[test]

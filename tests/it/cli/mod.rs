@@ -3,6 +3,7 @@
 
 mod aws_process;
 mod ci;
+mod ci_scripts;
 mod connection;
 mod docker_helper;
 mod face;

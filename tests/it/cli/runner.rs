@@ -19,7 +19,7 @@ pub struct Runner {
 
 impl Runner {
     /// Answers with what `answer` makes of the number of the request, from 1: the whole HTTP response; none is silence.
-    pub fn new(answer: impl Fn(usize) -> Option<String> + Send + 'static) -> Self {
+    pub fn new(mut answer: impl FnMut(usize) -> Option<String> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));

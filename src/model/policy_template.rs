@@ -83,7 +83,7 @@ impl PolicyTemplate {
         faults
     }
 
-    /// The document with nothing in place of each placeholder: no rendered one is shorter.
+    /// The document with one letter in place of each placeholder: no rendered one is shorter.
     pub fn shortest(&self) -> Value {
         blank(&self.root)
     }
@@ -137,7 +137,7 @@ fn statement_faults(statement: &Value) -> impl Iterator<Item = String> + '_ {
 fn blank(node: &Node) -> Value {
     match node {
         Node::Fixed(value) => value.clone(),
-        Node::Text(template) => Value::String(template.literals()),
+        Node::Text(template) => Value::String(template.sample()),
         Node::List(items) => items.iter().map(blank).collect(),
         Node::Table(fields) => fields.iter().map(|(name, value)| (name.clone(), blank(value))).collect(),
     }

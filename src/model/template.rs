@@ -62,9 +62,9 @@ impl Place {
             }
     }
 
-    /// Whether values must not hold the marks that stand between them; a URI segment and a DNS label cannot, and a name is for people.
-    fn parts_by_marks(self) -> bool {
-        matches!(self, Self::SessionName | Self::TagValue | Self::ExternalId | Self::ClaimText | Self::PolicyValue)
+    /// Whether two values must be told apart in what is rendered: everywhere but in a name, which is for people.
+    fn keeps_apart(self) -> bool {
+        !matches!(self, Self::Text)
     }
 
     fn rule(self) -> &'static str {
@@ -113,6 +113,9 @@ pub enum BadTemplate {
     /// The lease's id where there is none yet.
     #[error("{{lease}} cannot stand in {0:?}")]
     Lease(String),
+    /// Two placeholders whose values would run together.
+    #[error("{0:?} has two placeholders with no mark between them that could tell their values apart; put one there, such as / or :")]
+    RunTogether(String),
 }
 
 impl Template {
@@ -138,7 +141,8 @@ impl Template {
         Ok(Self { source: source.to_owned(), parts })
     }
 
-    /// Parses a template of a policy of AWS, in which AWS' own variables (`${aws:PrincipalTag/team}`, `${*}`) stay as they are written.
+    /// Parses a template of a policy of AWS, in which AWS' own variables (`${aws:PrincipalTag/team}`, `${*}`) stay as they are written;
+    /// refused as by [`Template::parse_for`] when values would run together.
     pub fn parse_policy(source: &str) -> Result<Self, BadTemplate> {
         let mut parts = Vec::new();
         let mut rest = source;
@@ -153,7 +157,19 @@ impl Template {
             rest = &rest[close + 1..];
         }
         parts.append(&mut Self::parse(rest)?.parts);
-        Ok(Self { source: source.to_owned(), parts })
+        let template = Self { source: source.to_owned(), parts };
+        template.marks()?;
+        Ok(template)
+    }
+
+    /// Parses a template for a place: one whose values would run together there is refused, so that no two callers with different values
+    /// render to the same text.
+    pub fn parse_for(place: Place, source: &str) -> Result<Self, BadTemplate> {
+        let template = Self::parse(source)?;
+        if place.keeps_apart() {
+            template.marks()?;
+        }
+        Ok(template)
     }
 
     fn placeholder(name: &str) -> Result<Part, BadTemplate> {
@@ -181,12 +197,6 @@ impl Template {
         })
     }
 
-    /// What it renders to with nothing in place of each placeholder.
-    pub fn literals(&self) -> String {
-        let literal = |part: &Part| if let Part::Literal(text) = part { text.clone() } else { String::new() };
-        self.parts.iter().map(literal).collect()
-    }
-
     /// Whether it renders to itself, whoever asks.
     pub fn is_literal(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
@@ -195,6 +205,15 @@ impl Template {
     /// Whether `{lease}` stands in it.
     pub fn names_lease(&self) -> bool {
         self.parts.contains(&Part::Lease)
+    }
+
+    /// The template with the letter "a", which may stand anywhere, in each place: what is no name then is none for anybody.
+    pub fn sample(&self) -> String {
+        let texts = self.parts.iter().map(|part| match part {
+            Part::Literal(literal) => literal.as_str(),
+            Part::Tenant | Part::Role | Part::Lease | Part::Claim(_) => "a",
+        });
+        texts.collect()
     }
 
     /// Renders it for a caller; refuses a claim that is absent or whose value cannot stand in `place`, and `{lease}`.
@@ -208,6 +227,8 @@ impl Template {
     }
 
     fn fill(&self, place: Place, identity: &Identity, role: &RoleName, lease: Option<LeaseId>) -> Result<String> {
+        let run_together = |bad: BadTemplate| Error::new(Code::ClaimNotUsable, bad.to_string());
+        let marks = if place.keeps_apart() { self.marks().map_err(run_together)? } else { Vec::new() };
         let mut text = String::with_capacity(self.source.len() + 32);
         for part in &self.parts {
             match part {
@@ -221,7 +242,7 @@ impl Template {
                 }
                 Part::Claim(name) => {
                     let value = claim_text(name, place, identity)?;
-                    self.keeps_apart(name, &value, place)?;
+                    self.check_marks(name, &value, &marks)?;
                     text.push_str(&value);
                 }
             }
@@ -235,24 +256,47 @@ impl Template {
         Ok(text)
     }
 
-    /// Refuses a value that holds a mark by which the template parts its values: `{claims.a}/{claims.b}` must not read the same for two
-    /// pairs of values. What stands before the first and after the last of them parts nothing.
-    fn keeps_apart(&self, name: &str, value: &str, place: Place) -> Result<()> {
-        let varies = |part: &Part| !matches!(part, Part::Literal(_));
-        let (first, last) = (self.parts.iter().position(varies).unwrap_or(0), self.parts.iter().rposition(varies).unwrap_or(0));
-        let marks = |part: &Part, c: char| matches!(part, Part::Literal(literal) if literal.contains(c));
-        let mark = |c: &char| !c.is_ascii_alphanumeric() && self.parts[first..=last].iter().any(|part| marks(part, *c));
-        match value.chars().find(mark) {
-            Some(found) if place.parts_by_marks() => Err(Error::new(
+    /// The marks by which the template parts its values: of what stands between two placeholders, one that can tell them apart.
+    ///
+    /// A claim's value holds none of them. So what is rendered can be read back in one way only: from the left up to the tenant and from
+    /// the right down to it, each value ends where the next mark stands; a lease has its length; a role is the same for every caller of
+    /// the template. The tenant alone may hold a mark, and it is what remains.
+    fn marks(&self) -> Result<Vec<char>, BadTemplate> {
+        let mut marks = Vec::new();
+        // What stands between the placeholder before and the next one; nothing before the first.
+        let mut between: Option<String> = None;
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => between.iter_mut().for_each(|between| between.push_str(literal)),
+                Part::Role => {}
+                Part::Tenant | Part::Lease | Part::Claim(_) => {
+                    if let Some(between) = between.replace(String::new()) {
+                        marks.push(mark_of(&between).ok_or_else(|| BadTemplate::RunTogether(self.source.clone()))?);
+                    }
+                }
+            }
+        }
+        Ok(marks)
+    }
+
+    fn check_marks(&self, name: &str, value: &str, marks: &[char]) -> Result<()> {
+        match value.chars().find(|c| marks.contains(c)) {
+            None => Ok(()),
+            Some(found) => Err(Error::new(
                 Code::ClaimNotUsable,
                 format!(
                     "the value of the claim {name} cannot be used by this role: it holds {found:?}, by which the role's template {:?} parts its values",
                     self.source
                 ),
             )),
-            _ => Ok(()),
         }
     }
+}
+
+/// The mark that refuses the fewest values: `/` and `:` stand in few of them, a letter or a digit would stand in most.
+fn mark_of(between: &str) -> Option<char> {
+    let structural = between.chars().find(|c| matches!(c, '/' | ':'));
+    structural.or_else(|| between.chars().find(|c| !c.is_ascii_alphanumeric()))
 }
 
 fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {
@@ -295,3 +339,6 @@ impl fmt::Display for Template {
         f.write_str(&self.source)
     }
 }
+
+#[cfg(test)]
+mod tests;

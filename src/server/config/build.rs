@@ -16,7 +16,7 @@ use super::{
     limits::Limits,
     oidc::OidcSection,
     registry::RegistryServiceSection,
-    roles::{self, RoleDraft},
+    roles::{self, KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
         TrustDomainSection,
@@ -27,8 +27,10 @@ use crate::{
     audit::disk::AuditOptions,
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::{
-        Issuers,
+        Issuers, TokenSigner,
         aws::{AwsConfig, AwsIssuer},
+        jwt::JwtIssuer,
+        registry::RegistryIssuer,
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
@@ -69,15 +71,25 @@ pub(super) struct Draft {
 /// What was configured before the roles that name it.
 pub(super) struct Configured {
     pub x509: X509Issuer,
+    pub registries: RegistryIssuer,
+    /// One that refuses where there is no `[oidc]`, or a faulty one.
+    pub jwt: Arc<JwtIssuer>,
+    /// Whether there is an `[oidc]`.
+    pub signs_jwts: bool,
+    /// Ways into AWS.
     pub aws: Vec<AwsConfig>,
-    /// Whether this service signs JWTs.
-    pub signs: bool,
 }
 
 impl Configured {
     /// The way into AWS of that name.
     pub fn way(&self, name: &AwsName) -> Option<&AwsConfig> {
         self.aws.iter().find(|way| way.name == *name)
+    }
+
+    fn into_issuers(self, catalog: &Catalog) -> Issuers {
+        let signer: Option<Arc<dyn TokenSigner>> = if self.signs_jwts { Some(self.jwt.clone()) } else { None };
+        let aws = AwsIssuer::new(self.aws, roles::aws::of_catalog(catalog), signer.as_ref());
+        Issuers { x509: Arc::new(self.x509), aws: Arc::new(aws), registry: Arc::new(self.registries), jwt: self.jwt }
     }
 }
 
@@ -138,11 +150,11 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
-        self.oidc(draft.oidc.as_ref());
-        self.registries(&draft.registries);
-        let signs = draft.oidc.is_some();
-        let aws = self.aws(&draft.aws, signs);
-        let configured = Configured { x509: X509Issuer::new(cas), aws, signs };
+        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
+        let registries = self.registries(&draft.registries);
+        let signs_jwts = draft.oidc.is_some();
+        let aws = self.aws(&draft.aws, signs_jwts);
+        let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts, aws };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let checked = self.faults.is_empty().then(|| catalog.clone());
@@ -160,7 +172,6 @@ impl Reader {
             return Err(self.faults);
         };
         warnings.extend_from_slice(book.warnings());
-        let aws = Arc::new(AwsIssuer::new(configured.aws, roles::aws::of_catalog(&catalog), None));
         Ok(Config {
             grpc: server.value.grpc,
             http: server.value.http,
@@ -171,7 +182,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers { aws, ..Issuers::only_x509(configured.x509) } },
+            rules: Rules { book, issuers: configured.into_issuers(&catalog) },
             issuers,
             trust_domains,
             root_crls,
@@ -248,6 +259,15 @@ impl Reader {
 fn policy_version(config: &str, policy: &str) -> String {
     let both = [config.as_bytes(), policy.as_bytes()].concat();
     digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The names of the claims that roles add to tokens.
+fn jwt_claims(roles: &[RoleDraft]) -> Vec<String> {
+    let names = roles.iter().filter_map(|draft| match &draft.kind {
+        KindSection::Jwt(section) => Some(section.claims.keys().cloned()),
+        _ => None,
+    });
+    names.flatten().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub(super) fn whole_second(at: Timestamp) -> Timestamp {

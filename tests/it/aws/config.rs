@@ -121,6 +121,7 @@ fn every_fault_of_a_role_is_told() {
         (format!("session_name = \"{}-{{lease}}\"", "n".repeat(30)), "the session name has 67 characters"),
         ("session_name = \"n\"".to_owned(), "the session name has 1 characters"),
         ("session_name = \"{tennant}\"".to_owned(), "{tennant} is no placeholder"),
+        ("session_name = \"{claims.ref}{lease}\"".to_owned(), "no mark between them"),
         ("session_name = \"{claims.nothing}\"".to_owned(), "no issuer has the claim nothing"),
         ("source_identity = \"a b\"".to_owned(), "the source identity has a character"),
         ("source_identity = \"aws:x\"".to_owned(), "must not begin with aws:"),

@@ -14,7 +14,7 @@ use crate::{
         name::AwsName,
         policy_template::PolicyTemplate,
         role::{AwsMode, AwsOverflow, AwsRevocation, AwsRole, Role, RoleSpec},
-        template::Template,
+        template::{Place, Template},
     },
     server::config::{
         build::{Configured, hint},
@@ -90,11 +90,11 @@ impl Reader {
 
     fn aws_spec(&mut self, role: &At<RoleSection>, section: &AwsSection, catalog: &Catalog) -> Option<AwsRole> {
         let before = self.faults.len();
-        let maybe = |reader: &mut Self, source: Option<&String>| -> Option<Template> { reader.template(role, source?, catalog) };
-        let source_identity = maybe(self, section.source_identity.as_ref());
-        let external_id = maybe(self, section.external_id.as_ref());
-        let session_name = self.template(role, section.session_name.as_deref().unwrap_or(SESSION_NAME), catalog);
-        let tags = section.tags.iter().filter_map(|(key, source)| Some((key.clone(), self.template(role, source, catalog)?))).collect();
+        let mut text = |place, source: &str| self.aws_text(role, place, source, catalog);
+        let source_identity = section.source_identity.as_ref().and_then(|source| text(Place::SessionName, source));
+        let external_id = section.external_id.as_ref().and_then(|source| text(Place::ExternalId, source));
+        let session_name = text(Place::SessionName, section.session_name.as_deref().unwrap_or(SESSION_NAME));
+        let tags = section.tags.iter().filter_map(|(key, source)| Some((key.clone(), text(Place::TagValue, source)?))).collect();
         let session_policy = section.session_policy.as_ref().and_then(|source| self.session_policy(role, source, catalog));
         let mode = self.aws_mode(role, section, catalog);
         (self.faults.len() == before).then_some(())?;
@@ -123,7 +123,7 @@ impl Reader {
                 None
             }
             (ModeName::WebIdentity, Some(audience)) if !audience.is_empty() => {
-                let subject = self.template(role, section.subject.as_deref().unwrap_or(SUBJECT), catalog)?;
+                let subject = self.aws_text(role, Place::ClaimText, section.subject.as_deref().unwrap_or(SUBJECT), catalog)?;
                 Some(AwsMode::WebIdentity { audience: audience.clone(), subject })
             }
             (ModeName::WebIdentity, _) => {
@@ -131,6 +131,13 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// A template whose values cannot run together where it stands.
+    fn aws_text(&mut self, role: &At<RoleSection>, place: Place, source: &str, catalog: &Catalog) -> Option<Template> {
+        let template = self.template(role, source, catalog)?;
+        let apart = Template::parse_for(place, source);
+        apart.map_err(|error| self.fault(role.line, format!("role {}: {error}", role.value.name))).is_ok().then_some(template)
     }
 
     fn session_policy(&mut self, role: &At<RoleSection>, source: &str, catalog: &Catalog) -> Option<PolicyTemplate> {
@@ -164,7 +171,7 @@ fn one_list(role: &AwsRole, other: &Role) -> Option<String> {
 /// What is wrong with a role that says all it must.
 pub(in crate::server::config) fn check(spec: &AwsRole, role: &Role, catalog: &Catalog, configured: &Configured) -> RoleReport {
     let Some(way) = configured.way(&spec.aws) else { return RoleReport::default() };
-    let asked = Asked { role: spec, way, default_ttl: role.default_ttl, max_ttl: role.max_ttl, signs: configured.signs };
+    let asked = Asked { role: spec, way, default_ttl: role.default_ttl, max_ttl: role.max_ttl, signs: configured.signs_jwts };
     let AwsReport { mut faults, warnings } = check_role(&asked);
     faults.extend(catalog.roles.values().filter_map(|other| one_list(spec, other)));
     RoleReport { faults, warnings }

@@ -32,7 +32,14 @@ const THROTTLED: [&str; 8] = [
 ];
 
 /// AWS' names for what passes by itself, although the answer's status says otherwise.
-const PASSING: [&str; 4] = ["IDPCommunicationError", "ServiceUnavailable", "InternalFailure", "InternalError"];
+const PASSING: [&str; 6] = [
+    "IDPCommunicationError",
+    "ServiceUnavailable",
+    "InternalFailure",
+    "InternalError",
+    "ConcurrentModification",
+    "ConcurrentModificationException",
+];
 
 /// A call that did not succeed.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     connection::{Signer, signer_of},
+    failure::{Sent, failed},
     plan::plain_claims,
     session::{JWT_LIFE, jwt_id},
 };
@@ -71,8 +72,12 @@ impl Keyless {
         let times = (now.as_second(), now.as_second() + JWT_LIFE.as_secs());
         let claims = plain_claims(&self.audience, &self.subject, times, jwt_id());
         let token = signer_of(&self.signer).and_then(|signer| signer.sign(claims, now)).map_err(CredentialsError::invalid_configuration)?;
+        let (asked, sent) = ("sts:AssumeRoleWithWebIdentity", Sent::default());
         let call = self.sts.assume_role_with_web_identity().role_arn(&self.role_arn).role_session_name(SESSION_NAME);
-        let answer = call.web_identity_token(token.expose()).send().await.map_err(CredentialsError::provider_error)?;
+        let call = call.web_identity_token(token.expose()).customize().interceptor(sent.clone()).send();
+        // By its name alone: what AWS says besides may hold anything.
+        let named = |error| CredentialsError::provider_error(failed(&error, asked, &sent).error);
+        let answer = call.await.map_err(named)?;
         let made = answer.credentials().ok_or_else(|| CredentialsError::unhandled("the answer holds no credentials"))?;
         let expiry = (*made.expiration()).try_into().map_err(CredentialsError::unhandled)?;
         Ok(Credentials::builder()

@@ -189,6 +189,32 @@ async fn limits_are_named_before_the_call() {
     assert!(endpoint.asked().is_empty());
 }
 
+#[tokio::test]
+async fn what_ecr_hands_out_ends_with_its_lease() {
+    let arn = "arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryReadOnly";
+    let by_arn = AwsRole { policy_arns: vec![arn.to_owned()], ..deploy(ARN) };
+    let inline = AwsRole { session_policy: session_policy(POLICY), ..deploy(ARN) };
+    let all_of_ecr = serde_json::json!({"Effect": "Allow", "Action": "ecr:*", "Resource": "*"});
+    for (role, allows) in [(deploy(ARN), 1), (by_arn, 0), (inline, 2)] {
+        // STS makes the session, ECR refuses it: what matters is what STS was asked.
+        let endpoint = Endpoint::start(&[Does::Session(0), Does::Answer(400, r#"{"__type":"AccessDeniedException"}"#.to_owned())]);
+        let issuer = issuer(hasty(&endpoint.url), &role, None);
+        let grant = grant(RoleSpec::Ecr(role), &[("project", "a"), ("team", "a")]);
+        let order = order(&grant, lease());
+        let ends_by = issuer.reserve(&order).unwrap().unwrap().expires_at;
+        let failed = issuer.mint(&order).await.err().expect("ECR refuses");
+        assert!(failed.maybe_made && failed.error.public().contains("AccessDeniedException"), "{}", failed.error);
+        let policy: Value = serde_json::from_str(&endpoint.asked()[0]["Policy"]).unwrap();
+        let statements = policy["Statement"].as_array().unwrap();
+        let (end, others) = statements.split_last().unwrap();
+        let time = (ends_by - daypass::issuer::aws::CALL_MARGIN).to_string();
+        let condition = serde_json::json!({"DateGreaterThan": {"aws:CurrentTime": time}});
+        assert_eq!(*end, serde_json::json!({"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": condition}));
+        assert_eq!(others.len(), allows);
+        assert!(allows != 1 || others[0] == all_of_ecr, "{others:?}");
+    }
+}
+
 #[test]
 fn variables_of_aws_pass_and_nothing_else_with_braces_does() {
     let of = |resource: &str| {

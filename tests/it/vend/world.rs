@@ -27,8 +27,8 @@ use daypass::{
         request::{Input, IssueRequest, RequestId},
         revocation::{AwsDeny, DenyBy},
         role::{
-            AwsMode, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner, RoleSpec,
-            X509Role,
+            AwsMode, AwsOverflow, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner,
+            RoleSpec, X509Role,
         },
         template::Template,
         tenant::{Member, Tenant, TenantKind},
@@ -375,6 +375,7 @@ fn aws_role(name: &str) -> Role {
             source_identity: None,
             external_id: None,
             revocation: AwsRevocation::SessionTag,
+            overflow: AwsOverflow::Fail,
         }),
     }
 }

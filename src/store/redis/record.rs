@@ -410,6 +410,12 @@ mod tests {
         }
 
         #[test]
+        fn a_jwt_is_found_again(lease in lease(), jti in "[0-9a-f-]{0,40}", aud in "[ -~]{0,60}", claims in "([0-9a-f]{32}|[ -~]{0,9})") {
+            let lease = Lease { kind: CredentialKind::Jwt, handle: Handle::Jwt { jti, aud, claims }, ..lease };
+            prop_assert_eq!(decode(lease.id, &encode(&lease)), Ok(lease));
+        }
+
+        #[test]
         fn a_cut_or_foreign_record_is_an_error_and_no_panic(lease in lease(), cut in any::<prop::sample::Index>(), noise in prop::collection::vec(any::<u8>(), 0..300)) {
             let record = encode(&lease);
             prop_assert!(decode(lease.id, &record[..cut.index(record.len())]).is_err());

@@ -5,9 +5,17 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use jiff::{SignedDuration, Timestamp};
 
-use super::values::{Before, lease_id, name, reason, request_id, timeout, ttl};
+use super::{
+    aws::CredentialProcess,
+    registry::Registry,
+    values::{Before, lease_id, name, reason, request_id, timeout, ttl},
+};
 use crate::{
-    client::{settings::Flags, types},
+    client::{
+        ci::{self, Identity},
+        settings::Flags,
+        types,
+    },
     model::name::{RoleName, TenantName},
 };
 
@@ -36,6 +44,8 @@ Environment (a flag wins over it):
   DAYPASS_CA                              CAs to trust for the server, PEM; else the system's
   DAYPASS_CERT, DAYPASS_KEY               your client certificate and its key, PEM
   DAYPASS_TOKEN or DAYPASS_TOKEN_FILE     your OIDC token, or the file that holds it
+  Inside GitHub Actions, GitLab, Buildkite, CircleCI and Kubernetes the job's own
+  identity is found when none of these is set.
 
 Exit codes:
   0 done, 2 usage, 3 not authenticated, 4 denied, 5 not found,
@@ -72,6 +82,15 @@ pub struct Connection {
     /// The file that holds your OIDC token [env: DAYPASS_TOKEN_FILE, or the token itself in DAYPASS_TOKEN]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
+    /// Whose identity to use when none of these is set: auto, github, gitlab, buildkite, circleci, kubernetes or none [env: DAYPASS_IDENTITY; default: auto]
+    #[arg(long, global = true, value_name = "NAME")]
+    identity: Option<Identity>,
+    /// The audience to ask for that identity's token with [env: DAYPASS_AUDIENCE; default: daypass]
+    #[arg(long, global = true, value_name = "AUDIENCE", value_parser = ci::audience)]
+    token_audience: Option<String>,
+    /// Do not say which identity was found [env: DAYPASS_QUIET]
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
     /// How long a call may take, its retries included
     #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
@@ -79,8 +98,8 @@ pub struct Connection {
 
 impl From<Connection> for Flags {
     fn from(flags: Connection) -> Self {
-        let Connection { addr, ca, cert, key, token_file, timeout } = flags;
-        Self { addr, ca, cert, key, token_file, timeout: Some(timeout) }
+        let Connection { addr, ca, cert, key, token_file, identity, token_audience, quiet: _, timeout } = flags;
+        Self { addr, ca, cert, key, token_file, identity, token_audience, timeout: Some(timeout) }
     }
 }
 
@@ -109,6 +128,11 @@ pub enum Command {
     /// Read and verify the record
     #[command(subcommand)]
     Audit(Audit),
+    /// Print an AWS session as a `credential_process` of the AWS SDKs
+    AwsCredentialProcess(CredentialProcess),
+    /// Let docker, skopeo and podman take credentials for a registry by themselves
+    #[command(subcommand)]
+    Registry(Registry),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for bash:\n  daypass completions bash > ~/.local/share/bash-completion/completions/daypass")]
     Completions {

@@ -26,6 +26,9 @@ pub const MAX_LIVE_SERIALS: usize = 8;
 /// How long a registry takes a token past its `exp` (distribution 2.8 and 3.1).
 pub const REGISTRY_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
+/// How long a denial at AWS stands past the lease's expiry: AWS counts a session's life from its own answer, and by its own clock.
+pub const AWS_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
 /// A lease's id: a UUID of version 7, so that ids sort by time of issue. Its last four bits are its partition.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(uuid::Uuid);
@@ -315,6 +318,11 @@ pub enum Change {
         /// The time.
         expires_at: Timestamp,
     },
+    /// That was never made: its expiry is what it was before the extension.
+    Withdraw {
+        /// The time.
+        expires_at: Timestamp,
+    },
     /// A retry of the request that made it took it over.
     TakeOver,
     /// A new credential under it.
@@ -375,6 +383,13 @@ impl Lease {
                 next.expires_at = whole_second(expires_at).min(self.renew_until).max(self.expires_at);
                 next.live_until = next.accepted_until();
             }
+            Change::Withdraw { expires_at } => {
+                if self.state != LeaseState::Active {
+                    return Err(IllegalChange { state: self.state, change: "lose its extension" });
+                }
+                next.expires_at = whole_second(expires_at).min(self.expires_at);
+                next.live_until = next.accepted_until();
+            }
             Change::TakeOver => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be taken over" });
@@ -428,7 +443,8 @@ impl Lease {
                 Some((RevocationList::Crl(ca.clone()), serials.iter().map(entry).collect()))
             }
             Handle::Aws { deny: Some(deny), .. } => {
-                let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after: self.expires_at };
+                let not_after = self.expires_at.checked_add(AWS_LEEWAY).unwrap_or(Timestamp::MAX);
+                let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after };
                 Some((RevocationList::Aws(deny.clone()), vec![entry]))
             }
             Handle::Aws { deny: None, .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,

@@ -10,6 +10,7 @@ mod e2e;
 mod jwt;
 mod policy;
 mod readme;
+mod registry;
 mod store;
 mod support;
 mod vend;

@@ -95,7 +95,7 @@ impl SigningKey {
         let x5c: Vec<String> = chain.iter().map(|der| STANDARD.encode(der)).collect();
         // No `kid`: the forms that 2.8 and 3.x of distribution take have nothing in common.
         let header = json!({ "typ": "JWT", "alg": "ES256", "x5c": x5c });
-        Ok(Self { pair, header: base64url(&header), made_at: now, retires_at, not_after })
+        Ok(Self { pair, header: base64url(&header), made_at: now, retires_at: retires_at.min(not_after), not_after })
     }
 
     fn signs_at(&self, now: Timestamp) -> bool {

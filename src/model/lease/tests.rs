@@ -59,6 +59,17 @@ fn an_extension_never_shortens_and_never_passes_its_bound() {
 }
 
 #[test]
+fn an_extension_that_came_to_nothing_is_taken_back() {
+    let mut lease = reserved(CredentialKind::Aws, aws(None));
+    assert!(lease.apply(Change::Withdraw { expires_at: at(930) }).is_err(), "only what is active");
+    (lease.state, lease.renew_until) = (LeaseState::Active, at(3000));
+    let extended = lease.apply(Change::Extend { expires_at: at(2000) }).unwrap();
+    let back = extended.apply(Change::Withdraw { expires_at: lease.expires_at }).unwrap();
+    assert_eq!(back, Lease { version: 3, ..lease });
+    assert_eq!(back.apply(Change::Withdraw { expires_at: at(9000) }).unwrap().expires_at, at(930), "it never extends");
+}
+
+#[test]
 fn a_registry_takes_its_tokens_a_minute_longer() {
     let handle = Handle::Registry { registry: "main".parse().unwrap(), repositories: vec![], actions: vec![], secrets: vec![] };
     let mut lease = reserved(CredentialKind::Registry, handle);
@@ -75,6 +86,6 @@ fn a_lease_of_aws_is_denied_by_its_id() {
     let lease = reserved(CredentialKind::Aws, aws(None));
     let (list, entries) = lease.revocation().unwrap();
     assert_eq!(list.to_string(), "aws:main:session_tag:arn:aws:iam::123456789012:role/deploy");
-    assert_eq!(entries.iter().map(|entry| (entry.serial.as_str(), entry.not_after)).collect::<Vec<_>>(), [(&*lease.id.to_hex(), at(930))]);
+    assert_eq!(entries.iter().map(|entry| (entry.serial.as_str(), entry.not_after)).collect::<Vec<_>>(), [(&*lease.id.to_hex(), at(990))]);
     assert_eq!(lease.id.to_hex().len(), 32);
 }

@@ -182,7 +182,7 @@ async fn keys_rotate_under_a_relying_party_with_a_cached_key_set() {
     let (world, mut jose) = (World::start(), RelyingParty::start());
     let (issuer, keys) = (issuer(&world), world.file("keys"));
     // Published long enough ago, and about to sign.
-    let turn = now() + 8;
+    let turn = now() + 15;
     write_key(&keys, "000002.pem", turn - 3700, turn);
     wait_until(PATIENCE, "the key is published", || {
         (String::from_utf8_lossy(&world.fetch("/jwks.json")).matches("\"kid\"").count() == 2).then_some(())

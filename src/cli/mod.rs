@@ -2,10 +2,12 @@
 
 pub mod args;
 mod audit;
+pub mod exec;
 pub mod exit;
 mod files;
 mod issue;
 mod lease;
+mod material;
 mod output;
 mod usage;
 mod values;
@@ -35,7 +37,7 @@ use crate::{
 /// Runs one command with the process's own arguments, environment and streams.
 pub fn run(words: Vec<OsString>) -> Exit {
     let wants_json = usage::wants_json(&words);
-    let args = match Args::try_parse_from(words) {
+    let args = match Args::try_parse_from(exec::args::with_escape(words)) {
         Ok(args) => args,
         Err(error) => return usage::tell(&error, wants_json),
     };
@@ -63,6 +65,8 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
             Ok(Exit::Done)
         }
         Command::Audit(Audit::Verify { path, output }) => audit::verify(&path, output, out),
+        Command::Exec(args) => exec::run(connection, args),
+        Command::ExecWatch => exec::watch(connection),
         command => {
             // One thread is enough for one caller; a name that does not resolve must not hold up the exit.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -127,7 +131,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
         Command::Audit(Audit::Tail { follow, last, after_seq, output }) => {
             audit::tail(&mut connect()?, follow, last, after_seq, output, out).await
         }
-        Command::Audit(Audit::Verify { .. }) | Command::Completions { .. } => {
+        Command::Audit(Audit::Verify { .. }) | Command::Completions { .. } | Command::Exec(_) | Command::ExecWatch => {
             Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into())
         }
     }
@@ -154,7 +158,7 @@ impl Command {
                 *output == IssueFormat::Json
             }
             Self::Lease(Lease::List(List { output, .. })) => *output == TableFormat::Json,
-            Self::Completions { .. } => false,
+            Self::Completions { .. } | Self::Exec(_) | Self::ExecWatch => false,
         }
     }
 }

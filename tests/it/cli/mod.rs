@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod connection;
+mod exec;
+mod exec_signals;
 mod face;
 mod issue;
+mod issue_kinds;
+mod kinds;
 mod lease;
 mod pki;
 mod server;

@@ -4,18 +4,23 @@
 mod steady;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 
-use self::steady::Steady;
-use crate::{model::name::CaName, vend::Vend};
+pub use self::steady::Steady;
+use crate::{
+    model::{name::CaName, revocation::AwsDeny},
+    vend::Vend,
+};
 
 /// How often due leases are taken off the store.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -32,10 +37,17 @@ const CRL_REST: Duration = Duration::from_millis(20);
 /// How often leases of failed calls are tried again while the store is away.
 const OPEN_EVERY: Duration = Duration::from_secs(1);
 
+/// How often each deny list is compared with what the remote system has.
+pub const DENY_EVERY: Duration = Duration::from_secs(15);
+
+/// How long a deny list rests that could not be published.
+const DENY_REST: Duration = Duration::from_secs(2);
+
 /// Told when the service stops.
 pub type Shutdown = watch::Receiver<bool>;
 
-/// Starts every pass of the heart. They end when `shutdown` turns true, and never before. CRLs are signed only once `settled` is true.
+/// Starts every pass of the heart. They end when `shutdown` turns true, and never before. CRLs and deny
+/// lists go out only once `settled` is true.
 pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown, settled: &watch::Receiver<bool>) -> JoinSet<()> {
     let mut passes = JoinSet::new();
     passes.spawn(until(shutdown.clone(), sweep(vend.clone())));
@@ -44,6 +56,7 @@ pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown, settled: &watch::Receiver<bo
     for ca in vend.crls().cas() {
         passes.spawn(until(shutdown.clone(), publish_crl(vend.clone(), ca.clone(), settled.clone())));
     }
+    passes.spawn(until(shutdown.clone(), publish_denies(vend.clone(), settled.clone())));
     passes
 }
 
@@ -136,6 +149,46 @@ async fn publish_crl(vend: Arc<Vend>, ca: CaName, mut settled: watch::Receiver<b
                 tracing::warn!(%error, %ca, "the CRL will be tried again");
                 tick.tick().await;
             }
+        }
+    }
+}
+
+/// A loop for each deny list, as they are met: one whose remote system is away holds up no other. There are as many as IAM roles that were
+/// configured since the store began.
+async fn publish_denies(vend: Arc<Vend>, mut settled: watch::Receiver<bool>) {
+    if settled.wait_for(|settled| *settled).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    let mut tick = ticker(DENY_EVERY);
+    let mut begun = BTreeSet::new();
+    let mut loops = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => if let Err(error) = vend.find_denies().await {
+                tracing::warn!(%error, "deny lists of earlier roles will be looked for at the next turn");
+            },
+            () = vend.denies().grown() => {}
+            Some(()) = loops.next() => {}
+        }
+        for list in vend.denies().known() {
+            if begun.insert(list.clone()) {
+                loops.push(publish_deny(vend.clone(), list));
+            }
+        }
+    }
+}
+
+async fn publish_deny(vend: Arc<Vend>, list: AwsDeny) {
+    let mut tick = ticker(DENY_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = vend.denies().rung(&list) => {}
+        }
+        if let Err(error) = vend.publish_deny(&list).await {
+            tracing::warn!(%error, aws = %list.aws, role = list.role_arn, "the deny list will be tried again");
+            tokio::time::sleep(DENY_REST).await;
+            tick.reset_immediately();
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A lease: the record of one vended credential, and the only legal ways in which it changes.
 
+mod stamp;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,9 @@ pub const MAX_LIVE_SERIALS: usize = 8;
 
 /// How long a registry takes a token past its `exp` (distribution 2.8 and 3.1).
 pub const REGISTRY_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// How long a denial at AWS stands past the lease's expiry: AWS counts a session's life from its own answer, and by its own clock.
+pub const AWS_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// A lease's id: a UUID of version 7, so that ids sort by time of issue. Its last four bits are its partition.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -177,7 +182,7 @@ pub struct LiveSerial {
     #[serde(rename = "s")]
     pub serial: String,
     /// When it expires.
-    #[serde(rename = "e", with = "seconds")]
+    #[serde(rename = "e", with = "stamp::seconds")]
     pub not_after: Timestamp,
 }
 
@@ -225,6 +230,8 @@ pub enum Handle {
         jti: String,
         /// Its `aud`.
         aud: String,
+        /// The first 16 bytes of SHA-256 over its payload, lower-case hex: a retried request makes the same claims again or is refused.
+        claims: String,
     },
 }
 
@@ -235,7 +242,7 @@ pub struct LiveSecret {
     #[serde(rename = "h")]
     pub sha256: String,
     /// When it ceases to be taken.
-    #[serde(rename = "e", with = "seconds")]
+    #[serde(rename = "e", with = "stamp::seconds")]
     pub not_after: Timestamp,
 }
 
@@ -269,23 +276,23 @@ pub struct Lease {
     /// Where it stands.
     pub state: LeaseState,
     /// When it was issued.
-    #[serde(with = "millis")]
+    #[serde(with = "stamp::millis")]
     pub issued_at: Timestamp,
     /// When its newest credential expires.
-    #[serde(with = "seconds")]
+    #[serde(with = "stamp::seconds")]
     pub expires_at: Timestamp,
     /// No renewal goes past this.
-    #[serde(with = "seconds")]
+    #[serde(with = "stamp::seconds")]
     pub renew_until: Timestamp,
     /// How many credentials were made under it, from 1.
     pub generation: u32,
     /// How far a revocation reaches.
     pub reach: Reach,
     /// Until when the credential may still be accepted by who honours `reach`.
-    #[serde(with = "seconds")]
+    #[serde(with = "stamp::seconds")]
     pub live_until: Timestamp,
     /// When a revocation was acknowledged.
-    #[serde(with = "maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "stamp::maybe_millis", default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<Timestamp>,
     /// How to find the credential again.
     pub handle: Handle,
@@ -308,6 +315,11 @@ pub enum Change {
     },
     /// A remote system is about to be asked for a new credential, which will not expire later than this.
     Extend {
+        /// The time.
+        expires_at: Timestamp,
+    },
+    /// That was never made: its expiry is what it was before the extension.
+    Withdraw {
         /// The time.
         expires_at: Timestamp,
     },
@@ -357,6 +369,9 @@ impl Lease {
                 next.handle = handle;
             }
             Change::Void { at } => {
+                if self.state != LeaseState::Pending {
+                    return Err(IllegalChange { state: self.state, change: "be found unmade" });
+                }
                 next.move_to(LeaseState::Expired, "be found unmade")?;
                 next.expires_at = whole_second(at).min(self.expires_at);
                 next.live_until = next.expires_at;
@@ -366,6 +381,13 @@ impl Lease {
                     return Err(IllegalChange { state: self.state, change: "be extended" });
                 }
                 next.expires_at = whole_second(expires_at).min(self.renew_until).max(self.expires_at);
+                next.live_until = next.accepted_until();
+            }
+            Change::Withdraw { expires_at } => {
+                if self.state != LeaseState::Active {
+                    return Err(IllegalChange { state: self.state, change: "lose its extension" });
+                }
+                next.expires_at = whole_second(expires_at).min(self.expires_at);
                 next.live_until = next.accepted_until();
             }
             Change::TakeOver => {
@@ -421,7 +443,8 @@ impl Lease {
                 Some((RevocationList::Crl(ca.clone()), serials.iter().map(entry).collect()))
             }
             Handle::Aws { deny: Some(deny), .. } => {
-                let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after: self.expires_at };
+                let not_after = self.expires_at.checked_add(AWS_LEEWAY).unwrap_or(Timestamp::MAX);
+                let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after };
                 Some((RevocationList::Aws(deny.clone()), vec![entry]))
             }
             Handle::Aws { deny: None, .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,
@@ -477,42 +500,5 @@ impl LeaseFilter {
     }
 }
 
-mod seconds {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(at.as_second())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_second(i64::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
-mod millis {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(at.as_millisecond())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
-mod maybe_millis {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
-        at.map(Timestamp::as_millisecond).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
-        let millis = Option::<i64>::deserialize(from)?;
-        millis.map(Timestamp::from_millisecond).transpose().map_err(D::Error::custom)
-    }
-}
+#[cfg(test)]
+mod tests;

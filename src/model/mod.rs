@@ -16,6 +16,7 @@ pub mod request;
 pub mod revocation;
 pub mod role;
 pub mod secret;
+pub mod spiffe;
 pub mod template;
 pub mod tenant;
 

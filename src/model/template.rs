@@ -62,9 +62,9 @@ impl Place {
             }
     }
 
-    /// Whether values must not hold the marks that stand between them; a URI segment and a DNS label cannot, and a name is for people.
-    fn parts_by_marks(self) -> bool {
-        matches!(self, Self::SessionName | Self::TagValue | Self::ExternalId | Self::ClaimText | Self::PolicyValue)
+    /// Whether two values must be told apart in what is rendered: everywhere but in a name, which is for people.
+    fn keeps_apart(self) -> bool {
+        !matches!(self, Self::Text)
     }
 
     fn rule(self) -> &'static str {
@@ -110,6 +110,9 @@ pub enum BadTemplate {
     /// The lease's id where there is none yet.
     #[error("{{lease}} cannot stand in {0:?}")]
     Lease(String),
+    /// Two placeholders whose values would run together.
+    #[error("{0:?} has two placeholders with no mark between them that could tell their values apart; put one there, such as / or :")]
+    RunTogether(String),
 }
 
 impl Template {
@@ -133,6 +136,16 @@ impl Template {
             parts.push(Part::Literal(rest.to_owned()));
         }
         Ok(Self { source: source.to_owned(), parts })
+    }
+
+    /// Parses a template for a place: one whose values would run together there is refused, so that no two callers with different values
+    /// render to the same text.
+    pub fn parse_for(place: Place, source: &str) -> Result<Self, BadTemplate> {
+        let template = Self::parse(source)?;
+        if place.keeps_apart() {
+            template.marks()?;
+        }
+        Ok(template)
     }
 
     fn placeholder(name: &str) -> Result<Part, BadTemplate> {
@@ -165,6 +178,15 @@ impl Template {
         self.parts.contains(&Part::Lease)
     }
 
+    /// The template with the letter "a", which may stand anywhere, in each place: what is no name then is none for anybody.
+    pub fn sample(&self) -> String {
+        let texts = self.parts.iter().map(|part| match part {
+            Part::Literal(literal) => literal.as_str(),
+            Part::Tenant | Part::Role | Part::Lease | Part::Claim(_) => "a",
+        });
+        texts.collect()
+    }
+
     /// Renders it for a caller; refuses a claim that is absent or whose value cannot stand in `place`, and `{lease}`.
     pub fn render(&self, place: Place, identity: &Identity, role: &RoleName) -> Result<String> {
         self.fill(place, identity, role, None)
@@ -176,6 +198,8 @@ impl Template {
     }
 
     fn fill(&self, place: Place, identity: &Identity, role: &RoleName, lease: Option<LeaseId>) -> Result<String> {
+        let run_together = |bad: BadTemplate| Error::new(Code::ClaimNotUsable, bad.to_string());
+        let marks = if place.keeps_apart() { self.marks().map_err(run_together)? } else { Vec::new() };
         let mut text = String::with_capacity(self.source.len() + 32);
         for part in &self.parts {
             match part {
@@ -189,7 +213,7 @@ impl Template {
                 }
                 Part::Claim(name) => {
                     let value = claim_text(name, place, identity)?;
-                    self.keeps_apart(name, &value, place)?;
+                    self.check_marks(name, &value, &marks)?;
                     text.push_str(&value);
                 }
             }
@@ -203,22 +227,47 @@ impl Template {
         Ok(text)
     }
 
-    /// Refuses a value that holds a mark by which the template parts its values: `{claims.a}/{claims.b}` must not read the same for two
-    /// pairs of values.
-    fn keeps_apart(&self, name: &str, value: &str, place: Place) -> Result<()> {
-        let marks = |part: &Part, c: char| matches!(part, Part::Literal(literal) if literal.contains(c));
-        let mark = |c: &char| !c.is_ascii_alphanumeric() && self.parts.iter().any(|part| marks(part, *c));
-        match value.chars().find(mark) {
-            Some(found) if place.parts_by_marks() => Err(Error::new(
+    /// The marks by which the template parts its values: of what stands between two placeholders, one that can tell them apart.
+    ///
+    /// A claim's value holds none of them. So what is rendered can be read back in one way only: from the left up to the tenant and from
+    /// the right down to it, each value ends where the next mark stands; a lease has its length; a role is the same for every caller of
+    /// the template. The tenant alone may hold a mark, and it is what remains.
+    fn marks(&self) -> Result<Vec<char>, BadTemplate> {
+        let mut marks = Vec::new();
+        // What stands between the placeholder before and the next one; nothing before the first.
+        let mut between: Option<String> = None;
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => between.iter_mut().for_each(|between| between.push_str(literal)),
+                Part::Role => {}
+                Part::Tenant | Part::Lease | Part::Claim(_) => {
+                    if let Some(between) = between.replace(String::new()) {
+                        marks.push(mark_of(&between).ok_or_else(|| BadTemplate::RunTogether(self.source.clone()))?);
+                    }
+                }
+            }
+        }
+        Ok(marks)
+    }
+
+    fn check_marks(&self, name: &str, value: &str, marks: &[char]) -> Result<()> {
+        match value.chars().find(|c| marks.contains(c)) {
+            None => Ok(()),
+            Some(found) => Err(Error::new(
                 Code::ClaimNotUsable,
                 format!(
                     "the value of the claim {name} cannot be used by this role: it holds {found:?}, by which the role's template {:?} parts its values",
                     self.source
                 ),
             )),
-            _ => Ok(()),
         }
     }
+}
+
+/// The mark that refuses the fewest values: `/` and `:` stand in few of them, a letter or a digit would stand in most.
+fn mark_of(between: &str) -> Option<char> {
+    let structural = between.chars().find(|c| matches!(c, '/' | ':'));
+    structural.or_else(|| between.chars().find(|c| !c.is_ascii_alphanumeric()))
 }
 
 fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {
@@ -254,3 +303,6 @@ impl fmt::Display for Template {
         f.write_str(&self.source)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use tokio::signal::unix::Signal;
 use super::{
     config::{self, Config, Watched},
     run::Parts,
+    signing_keys,
 };
 use crate::{
     background::ticker,
@@ -94,6 +95,7 @@ fn apply(parts: &Parts, config: Config) -> Result<()> {
     if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
         return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
     }
+    signing_keys::prepare(&config.rules, parts.vend.now())?;
     let shown = parts.edge.prepare(&config.certificate, &config.key)?;
     let callers = parts.authn.prepare(config.issuers, parts.vend.now())?;
     parts.trust.replace(config.trust_domains)?;

@@ -14,11 +14,12 @@ use super::{
     callers::Callers,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
-    grpc::{self, Edge, Limiters},
-    http::{self, Public},
+    grpc::{self, Edge},
+    http::{self, Edges, Public, TokenEdge},
+    limiters::Limiters,
     listener::Acceptor,
     ready::Readiness,
-    reload,
+    reload, signing_keys,
     telemetry::{self, TimedLog, TimedStore},
     tls::TlsEdge,
     trust::{self, Trust},
@@ -57,6 +58,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
+    signing_keys::prepare(&config.rules, clock.now())?;
     let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
     let parts = Arc::new(Parts {
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
@@ -84,11 +86,14 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
+    passes.spawn(until(shutdown.clone(), signing_keys::keep(vend.clone())));
     tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 
     let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
-    let http = tokio::spawn(http::serve(http_listener, public, stopped(shutdown.clone())));
+    let request_timeout = std_duration(config.limits.request_timeout);
+    let tokens = Arc::new(TokenEdge { vend: vend.clone(), limiters: limiters.clone(), request_timeout });
+    let http = tokio::spawn(http::serve(http_listener, Edges { public, tokens }, stopped(shutdown.clone())));
     let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
     let in_flight = TaskTracker::new();
     let grpc_edge = Arc::new(Edge {
@@ -96,7 +101,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
         limiters,
-        request_timeout: std_duration(config.limits.request_timeout),
+        request_timeout,
         in_flight: in_flight.clone(),
         streams: Arc::new(grpc::Streams::default()),
         connection_age: std_duration(config.limits.connection_age),

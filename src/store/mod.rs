@@ -132,14 +132,17 @@ pub trait LeaseStore: Send + Sync {
     /// Removes ended leases for good (only in the version given), and forgets token uses and revoked serials whose time passed before `now`.
     async fn purge(&self, leases: &[Lease], now: Timestamp) -> Result<(), Error>;
 
-    /// Adds serials to a CA's revocation list and counts its revision up when anything was new. Idempotent.
+    /// Adds to a revocation list and counts its revision up when anything was new. Idempotent.
     async fn add_revoked(&self, list: &RevocationList, serials: &[RevokedSerial]) -> Result<(), Error>;
 
-    /// The revision of a CA's revocation list: one cheap read, to see whether another server changed it. 0 when nothing ever was.
+    /// The revision of a revocation list: one cheap read, to see whether another server changed it. 0 when nothing ever was.
     async fn revocation_revision(&self, list: &RevocationList) -> Result<u64, Error>;
 
-    /// A CA's revocation list with its revision, serials that expired before `now` left out.
+    /// A revocation list with its revision, entries that expired before `now` left out.
     async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error>;
+
+    /// Every list that was ever added to.
+    async fn revocation_lists(&self) -> Result<Vec<RevocationList>, Error>;
 
     /// The next CRL number of a CA: strictly growing over all servers and restarts, and at least `floor`. The floor keeps it growing
     /// when the store lost its count; at most 2^53.

@@ -2,7 +2,10 @@
 //!
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
+mod carry_out;
 mod crl;
+mod denies;
+mod exchange;
 mod issue;
 mod open;
 mod passes;
@@ -18,13 +21,17 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
-pub use issue::Issued;
+pub use denies::{DenyLists, MAX_ROUNDS};
+pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
+pub use issue::{Issued, MAX_REPLACED, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
 pub use passes::{LONGEST_LIFE, SWEEP_BATCH, Swept};
 pub use read::{PublicCa, WhoAmI};
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
+
+pub use crate::issuer::{jwt::Document, registry::RegistryToken};
 
 use crate::{
     audit::AuditLog,
@@ -76,6 +83,7 @@ pub struct Vend {
     clock: Arc<dyn Clock>,
     rules: ArcSwap<Rules>,
     crls: CrlDesk,
+    denies: DenyLists,
     open: Open,
 }
 
@@ -83,7 +91,7 @@ impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
         let crls = CrlDesk::new(rules.issuers.x509.authorities().keys().cloned());
-        Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, open: Open::default() }
+        Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies: DenyLists::default(), open: Open::default() }
     }
 
     /// The rules in force.
@@ -99,6 +107,11 @@ impl Vend {
     /// The CRLs as published.
     pub fn crls(&self) -> &CrlDesk {
         &self.crls
+    }
+
+    /// The deny lists of remote systems.
+    pub fn denies(&self) -> &DenyLists {
+        &self.denies
     }
 
     /// What a revocation or a failed call left to be closed.
@@ -118,7 +131,7 @@ impl Vend {
 
     /// Closes a lease whose credential reached nobody.
     pub fn abandon(&self, lease: &crate::model::lease::Lease) {
-        self.open.add(lease.id, Why::NeverHandedOut);
+        self.open.add(lease.id, Why::not_handed_out(lease));
     }
 }
 

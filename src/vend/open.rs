@@ -17,17 +17,25 @@ pub const MAX_OPEN: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
     /// Its credential was handed to nobody, unless a retry of the same request took the lease over meanwhile.
-    NeverHandedOut,
+    NeverHandedOut {
+        /// The newest version that the call which failed may have left.
+        version: u32,
+    },
     /// Its revocation is on record, or may be.
     Revoked,
 }
 
 impl Why {
+    /// The credential of this lease was handed to nobody.
+    pub(super) fn not_handed_out(lease: &Lease) -> Self {
+        Self::NeverHandedOut { version: lease.version }
+    }
+
     /// Whether a lease, as it is stored now, is still to be closed.
     pub(super) fn still_holds(self, lease: &Lease) -> bool {
         match self {
             // Every change counts the version up, a retry that takes it over too.
-            Self::NeverHandedOut => lease.version == 1,
+            Self::NeverHandedOut { version } => lease.version <= version,
             Self::Revoked => true,
         }
     }
@@ -107,7 +115,7 @@ mod tests {
             LeaseId::new(Timestamp::UNIX_EPOCH, random.map(|byte| byte.rotate_left(4)), &tenant)
         };
         for n in 0..MAX_OPEN + 10 {
-            open.add(id(n), Why::NeverHandedOut);
+            open.add(id(n), Why::NeverHandedOut { version: 1 });
         }
         assert!(open.len() <= MAX_OPEN);
         let (first, _) = open.take(1)[0];

@@ -1,12 +1,15 @@
 //! The passes: each one idempotent and without input, safe to run at any number of servers at once. `background` drives them.
 
-use super::{Vend, record::event_of_pass};
+use std::collections::BTreeMap;
+
+use super::{Vend, open::Why, record::event_of_pass, revoke::Manner};
 use crate::{
     model::{
         SignedDuration, Timestamp,
         error::Result,
         event::Event,
         lease::{Change, Lease, LeaseId, LeaseState},
+        revocation::{RevocationList, RevokedSerial},
         role::MAX_LIFE,
     },
     store::{OPEN_GRACE, Swap},
@@ -41,6 +44,7 @@ impl Vend {
     pub async fn sweep(&self) -> Result<Swept> {
         let now = self.clock.now();
         let due = self.store.due(now, SWEEP_BATCH).await?;
+        let crowded = due.len() == SWEEP_BATCH;
         let (mut expiring, mut revoking, mut reserved, mut old) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for lease in due {
             match lease.state {
@@ -56,7 +60,7 @@ impl Vend {
             self.store.purge(&old, now).await?;
         }
         if !revoking.is_empty() {
-            swept.finished = self.finish_revocations(revoking, now).await?;
+            swept.finished = self.finish_revocations(revoking, crowded, now).await?;
         }
         Ok(swept)
     }
@@ -84,7 +88,7 @@ impl Vend {
 
     /// Revokes leases whose credential was never handed out.
     async fn close(&self, leases: Vec<Lease>, now: Timestamp) -> usize {
-        let outcomes = self.revoke_batch(leases, |lease| closed_after_failure(lease, now), now).await;
+        let outcomes = self.revoke_batch(leases, |lease| closed_after_failure(lease, now), now, Manner::Unheld).await;
         outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count()
     }
 
@@ -99,20 +103,29 @@ impl Vend {
         let found = self.store.get(&ids).await?;
         // A write whose outcome is unknown may land late: what is missing stays listed until that is out of the question.
         let horizon = LeaseId::floor(now.checked_sub(OPEN_GRACE).unwrap_or(Timestamp::MIN));
-        let (mut closed, mut closing) = (Vec::new(), Vec::new());
+        let (mut closed, mut unheld, mut late) = (Vec::new(), Vec::new(), Vec::new());
         for ((id, why), lease) in waiting.into_iter().zip(found) {
             match lease {
-                Some(lease) if why.still_holds(&lease) => closing.push(lease),
+                Some(lease) if why.still_holds(&lease) => {
+                    if why == Why::Revoked {
+                        late.push(lease)
+                    } else {
+                        unheld.push(lease)
+                    }
+                }
                 Some(_) => closed.push(id),
                 None if id < horizon => closed.push(id),
                 None => {}
             }
         }
         let mut failed = None;
-        for (id, outcome) in self.revoke_batch(closing, |lease| closed_after_failure(lease, now), now).await {
-            match outcome {
-                Ok(_) => closed.push(id),
-                Err(error) => failed = Some(error),
+        for (closing, manner) in [(unheld, Manner::Unheld), (late, Manner::Late)] {
+            for (id, outcome) in self.revoke_batch(closing, |lease| closed_after_failure(lease, now), now, manner).await {
+                match outcome {
+                    // One that is `revoking` yet is the sweep's from now on.
+                    Ok(_) => closed.push(id),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
         self.open.closed(&closed);
@@ -132,10 +145,12 @@ impl Vend {
             restored += self.store.restore(batch).await?;
         }
         let revoked = alive.iter().filter(|lease| matches!(lease.state, LeaseState::Revoking | LeaseState::Revoked));
-        for lease in revoked {
-            if let Some((list, entries)) = lease.revocation() {
-                self.store.add_revoked(&list, &entries).await?;
-            }
+        let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
+        for (list, entries) in revoked.filter_map(Lease::revocation) {
+            lists.entry(list).or_default().extend(entries);
+        }
+        for (list, entries) in &lists {
+            self.store.add_revoked(list, entries).await?;
         }
         if restored > 0 {
             let mut event = Event::new(now, "reconcile/restore", crate::model::event::Outcome::Done);

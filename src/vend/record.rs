@@ -24,7 +24,8 @@ pub(super) fn event_of(call: &Call, outcome: Outcome, now: Timestamp) -> Event {
     }
 }
 
-fn event_from(origin: &Origin, outcome: Outcome, now: Timestamp) -> Event {
+/// An event of a call whose caller has no identity here.
+pub(super) fn event_from(origin: &Origin, outcome: Outcome, now: Timestamp) -> Event {
     Event { peer_address: origin.peer_address, call_id: Some(origin.call_id.clone()), ..Event::new(now, origin.method, outcome) }
 }
 
@@ -125,7 +126,7 @@ impl Vend {
         Event { role: about.role.cloned(), lease_id: about.lease, request_id: about.request_id.map(|id| id.as_str().to_owned()), ..event }
     }
 
-    async fn put_on_record(&self, event: Event, error: Error) -> Error {
+    pub(super) async fn put_on_record(&self, event: Event, error: Error) -> Error {
         match self.audit.append(vec![event]).await {
             Ok(_) => error,
             // A refusal that is not on record does not leave; a failure is told as it is, whatever the log does.

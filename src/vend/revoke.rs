@@ -4,7 +4,6 @@
 //! changes, and a lease that a crash leaves `revoking` is due at once for the sweep, which ends it.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,19 +13,13 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{
-    Call, Vend,
-    open::Why,
-    record::{About, event_of_pass},
-};
+use super::{Call, Vend, open::Why, record::About};
 use crate::{
     model::{
         Timestamp,
         error::{Code, Error, Result},
         event::Event,
-        lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState},
-        name::CaName,
-        revocation::{RevocationList, RevokedSerial},
+        lease::{Change, Handle, Lease, LeaseFilter, LeaseId, LeaseState, Reach},
     },
     policy::LeaseAction,
     store::Swap,
@@ -76,6 +69,45 @@ pub enum RevokeStep {
     },
 }
 
+/// Why leases are revoked, which says how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// A caller asked for it.
+    Asked,
+    /// A caller asked for it, and something failed.
+    Late,
+    /// The answer of a request is lost, and another one takes its place.
+    Replaced,
+    /// The credential reached nobody.
+    Unheld,
+}
+
+impl Manner {
+    /// Whether a caller waits for it: a pass has other leases to look after than those of a system that is away.
+    pub(super) fn waits(self) -> bool {
+        matches!(self, Self::Asked | Self::Replaced)
+    }
+
+    /// Whether it must not cut sessions of other leases: nobody asked for that, and nobody holds what it would be for. Else a system that
+    /// is slow for a minute would end every session of a role.
+    fn spares(self) -> bool {
+        matches!(self, Self::Replaced | Self::Unheld)
+    }
+}
+
+/// A lease whose revocation would cut other leases' sessions, as one that runs to its expiry; any other as it is.
+fn sparing(mut lease: Lease) -> Lease {
+    if lease.state.is_live()
+        && lease.state != LeaseState::Revoking
+        && lease.reach == Reach::RoleSessions
+        && let Handle::Aws { deny, .. } = &mut lease.handle
+    {
+        *deny = None;
+        lease.reach = Reach::Expiry;
+    }
+    lease
+}
+
 impl Vend {
     /// Revokes one lease and answers when the revocation has reached as far as it can. A lease that has ended already is answered as it is.
     pub async fn revoke(&self, call: &Call, id: LeaseId, reason: &str) -> Result<Lease> {
@@ -89,7 +121,7 @@ impl Vend {
         if let Err(denial) = decided {
             return Err(self.denied(call, About { role: Some(&lease.role), ..about() }, *denial, now).await);
         }
-        let outcome = self.revoke_batch(vec![lease], |lease| revoked_by(call, lease, reason, now), now).await;
+        let outcome = self.revoke_batch(vec![lease], |lease| revoked_by(call, lease, reason, now), now, Manner::Asked).await;
         match outcome.into_iter().next() {
             Some((_, Ok(lease))) => Ok(lease),
             Some((_, Err(error))) => Err(self.ended(call, about(), error, now).await),
@@ -135,7 +167,7 @@ impl Vend {
         loop {
             let now = self.clock.now();
             let (leases, next) = self.revocable_page(call, filter, after).await?;
-            for (id, outcome) in self.revoke_batch(leases, |lease| revoked_by(call, lease, reason, now), now).await {
+            for (id, outcome) in self.revoke_batch(leases, |lease| revoked_by(call, lease, reason, now), now, Manner::Asked).await {
                 match outcome {
                     Ok(lease) => {
                         revoked += 1;
@@ -214,19 +246,21 @@ impl Vend {
         event
     }
 
-    /// Revokes leases: on record, in the store, carried out. One outcome for each, in no order.
+    /// Revokes leases: on record, in the store, carried out. One outcome for each, in no order; in a manner that waits for nothing it may be
+    /// a lease that is still `revoking`.
     pub(super) async fn revoke_batch(
         &self,
         leases: Vec<Lease>,
         event: impl Fn(&Lease) -> Event,
         now: Timestamp,
+        manner: Manner,
     ) -> Vec<(LeaseId, Result<Lease>)> {
         let mut outcomes = Vec::with_capacity(leases.len());
         let mut revoking = Vec::with_capacity(leases.len());
         let mut todo = leases;
         // A renewal at the same moment wins the first round; a second reading settles it.
         for round in 0..3 {
-            let conflicts = self.begin_revoke(std::mem::take(&mut todo), &event, now, &mut revoking, &mut outcomes).await;
+            let conflicts = self.begin_revoke(std::mem::take(&mut todo), &event, (now, manner), &mut revoking, &mut outcomes).await;
             if conflicts.is_empty() {
                 break;
             }
@@ -243,7 +277,7 @@ impl Vend {
                 }
             }
         }
-        outcomes.extend(self.carry_out(revoking).await);
+        outcomes.extend(self.carry_out(revoking, manner).await);
         outcomes
     }
 
@@ -252,12 +286,13 @@ impl Vend {
         &self,
         leases: Vec<Lease>,
         event: &impl Fn(&Lease) -> Event,
-        now: Timestamp,
+        (now, manner): (Timestamp, Manner),
         revoking: &mut Vec<Lease>,
         outcomes: &mut Vec<(LeaseId, Result<Lease>)>,
     ) -> Vec<LeaseId> {
         let mut begun = Vec::with_capacity(leases.len());
         for lease in leases {
+            let lease = if manner.spares() { sparing(lease) } else { lease };
             match lease.state {
                 LeaseState::Revoking => revoking.push(lease),
                 LeaseState::Revoked | LeaseState::Expired => outcomes.push((lease.id, Ok(lease))),
@@ -306,61 +341,6 @@ impl Vend {
             outcomes.push((id, Err(error.clone())));
         }
     }
-
-    /// Carries revocations to where they take effect, and closes the leases. Idempotent: the sweep does it again after a crash.
-    pub(super) async fn carry_out(&self, revoking: Vec<Lease>) -> Vec<(LeaseId, Result<Lease>)> {
-        let mut by_list: BTreeMap<Option<RevocationList>, Vec<Lease>> = BTreeMap::new();
-        for lease in revoking {
-            by_list.entry(lease.revocation().map(|(list, _)| list)).or_default().push(lease);
-        }
-        let mut outcomes = Vec::new();
-        for (list, leases) in by_list {
-            let Some(RevocationList::Crl(ca)) = list else { continue };
-            match self.withdraw(&ca, &leases).await {
-                Ok(finished) => outcomes.extend(finished.into_iter().map(|lease| (lease.id, Ok(lease)))),
-                Err(error) => outcomes.extend(leases.into_iter().map(|lease| (lease.id, Err(error.clone())))),
-            }
-        }
-        outcomes
-    }
-
-    async fn withdraw(&self, ca: &CaName, leases: &[Lease]) -> Result<Vec<Lease>> {
-        let serials: Vec<RevokedSerial> = leases.iter().filter_map(Lease::revocation).flat_map(|(_, entries)| entries).collect();
-        self.store.add_revoked(&ca.clone().into(), &serials).await?;
-        if self.crls.is_ours(ca) {
-            self.crls.publish(ca).await?;
-        } else {
-            // Its CA was removed: nobody can sign its CRL here. The revocation ends, and `live_until` says that the certificate lives to its
-            // end; left open it would be due for ever, and keep the sweep from what else is due.
-            tracing::warn!(%ca, leases = leases.len(), "revoked, but the CA is not configured any more: no CRL will say so");
-        }
-        // Counted from the publication: after an outage that is long after the revocation was acknowledged, and a CRL without it may
-        // have gone out just before.
-        let published_at = self.clock.now();
-        let finish = |lease: &Lease| {
-            let live_until = self.crl_live_until(ca, published_at);
-            lease.apply(Change::FinishRevoke { live_until }).map_err(|illegal| super::defect(&illegal.to_string()))
-        };
-        let finished = leases.iter().map(finish).collect::<Result<Vec<Lease>>>()?;
-        // A conflict here means that another server finished the same revocation first: the outcome is the same.
-        self.store.swap(&finished).await?;
-        Ok(finished)
-    }
-
-    /// Ends revocations that a crash or an outage left open.
-    pub(super) async fn finish_revocations(&self, revoking: Vec<Lease>, now: Timestamp) -> Result<usize> {
-        let (mut events, mut failed) = (Vec::new(), None);
-        for (_, outcome) in self.carry_out(revoking).await {
-            match outcome {
-                Ok(lease) => events.push(Event { lease: Some(lease.clone()), ..event_of_pass("sweep/revoke", &lease, now) }),
-                Err(error) => failed = Some(error),
-            }
-        }
-        let finished = events.len();
-        self.record(events).await?;
-        // One CA that cannot sign takes nothing from the record of the others.
-        failed.map_or(Ok(finished), Err)
-    }
 }
 
 /// Tells how far a revocation of many is. Who does not read must not hold up what it asked for.
@@ -383,6 +363,9 @@ fn revoked_by(call: &Call, lease: &Lease, reason: &str, now: Timestamp) -> Event
     let mut event = Vend::done(call, lease, now);
     if !reason.is_empty() {
         event.detail.push(reason.to_owned());
+    }
+    if let (Reach::RoleSessions, Handle::Aws { role_arn, .. }) = (lease.reach, &lease.handle) {
+        event.detail.push(format!("every session of {role_arn} that began before is cut, those of other leases too"));
     }
     event
 }

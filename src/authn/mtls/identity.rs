@@ -3,11 +3,11 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::spiffe::SpiffeId;
 use crate::model::{
     Timestamp,
     identity::{CertificateIdentity, PeerCertificate, Subject},
     name::TrustDomain,
+    spiffe::SpiffeId,
 };
 
 /// The longest DNS name, in bytes (RFC 1035 section 2.3.4, without the root's dot).

@@ -61,7 +61,7 @@ impl Chain {
     }
 }
 
-fn read_pem(pem: &[u8], what: &str) -> Result<Vec<Vec<u8>>, String> {
+pub(super) fn read_pem(pem: &[u8], what: &str) -> Result<Vec<Vec<u8>>, String> {
     CertificateDer::pem_slice_iter(pem)
         .map(|der| der.map(|der| der.to_vec()).map_err(|error| format!("the {what} file is no PEM of certificates: {error}")))
         .collect()
@@ -87,6 +87,9 @@ pub(super) fn faults(certificates: &[X509Certificate<'_>], now: Timestamp) -> Ve
     for (below, certificate) in certificates.iter().enumerate() {
         let what = format!("certificate {} of the chain ({})", below + 1, certificate.subject());
         faults.extend(ca_faults(certificate, below, now).into_iter().map(|fault| format!("{what} {fault}")));
+        if below == 0 && !may_sign_crls(certificate) {
+            faults.push(format!("{what} may not sign CRLs (keyUsage without cRLSign)"));
+        }
         let signer = certificates.get(below + 1).unwrap_or(certificate);
         faults.extend(link_faults(certificate, signer).into_iter().map(|fault| format!("{what} {fault}")));
     }
@@ -98,8 +101,13 @@ pub(super) fn faults(certificates: &[X509Certificate<'_>], now: Timestamp) -> Ve
     faults
 }
 
+/// Without a keyUsage at all is another fault.
+fn may_sign_crls(certificate: &X509Certificate<'_>) -> bool {
+    certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.crl_sign())
+}
+
 /// What keeps a certificate from being a CA with `below` other CAs under it (RFC 5280 sections 4.2.1.3 and 4.2.1.9).
-fn ca_faults(certificate: &X509Certificate<'_>, below: usize, now: Timestamp) -> Vec<String> {
+pub(super) fn ca_faults(certificate: &X509Certificate<'_>, below: usize, now: Timestamp) -> Vec<String> {
     let mut faults = Vec::new();
     if certificate.version() != X509Version::V3 {
         faults.push("is not of version 3".to_owned());
@@ -117,9 +125,6 @@ fn ca_faults(certificate: &X509Certificate<'_>, below: usize, now: Timestamp) ->
             if !usage.value.key_cert_sign() {
                 faults.push("may not sign certificates (keyUsage without keyCertSign)".to_owned());
             }
-            if below == 0 && !usage.value.crl_sign() {
-                faults.push("may not sign CRLs (keyUsage without cRLSign)".to_owned());
-            }
         }
         _ => faults.push("has no keyUsage".to_owned()),
     }
@@ -133,7 +138,8 @@ fn ca_faults(certificate: &X509Certificate<'_>, below: usize, now: Timestamp) ->
     faults
 }
 
-fn link_faults(certificate: &X509Certificate<'_>, signer: &X509Certificate<'_>) -> Vec<String> {
+/// What keeps a certificate from being issued by another one.
+pub(super) fn link_faults(certificate: &X509Certificate<'_>, signer: &X509Certificate<'_>) -> Vec<String> {
     let mut faults = Vec::new();
     if certificate.issuer().as_raw() != signer.subject().as_raw() {
         faults.push(format!(

@@ -116,6 +116,16 @@ impl SubjectKey {
         Self { key_type: KeyType::P256, raw: raw.to_vec() }
     }
 
+    /// A P-256 key from its SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7).
+    pub(super) fn p256_from_spki(der: &[u8]) -> Option<Self> {
+        let mut input = Reader::new(der);
+        let mut spki = Reader::new(input.next(SEQUENCE)?.content);
+        input.end()?;
+        let (algorithm, raw) = (spki.next(SEQUENCE)?.content, spki.whole_bits()?);
+        spki.end()?;
+        Self::from_spki(algorithm, raw).ok().filter(|key| key.key_type == KeyType::P256)
+    }
+
     fn from_spki(algorithm: &[u8], raw: &[u8]) -> Result<Self> {
         let is = |known: rustls_pki_types::AlgorithmIdentifier| algorithm == known.as_ref();
         let key_type = if is(alg_id::ECDSA_P256) {

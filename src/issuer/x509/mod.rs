@@ -9,6 +9,7 @@
 //! | [`crl`] | revocation lists |
 //! | [`role_check`] | every fault of a role, at load |
 //! | [`key`] | keys that sign, and the guard before them |
+//! | [`token_ca`] | a CA of another sort: it certifies the keys that sign registry tokens |
 //! | [`bootstrap`] | a throwaway CA for `daypassd dev` and for tests |
 
 pub mod authority;
@@ -22,6 +23,7 @@ pub mod lint;
 pub mod name;
 pub mod plan;
 pub mod role_check;
+pub mod token_ca;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -33,6 +35,7 @@ pub use csr::{ParsedCsr, SubjectKey};
 pub use key::{CaKey, FileKey};
 pub use plan::{LeafPlan, San, Serial};
 pub use role_check::RoleReport;
+pub use token_ca::TokenCa;
 
 use super::{Again, Issuer, Minted, NotMinted, Order};
 use crate::{

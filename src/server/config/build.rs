@@ -16,7 +16,7 @@ use super::{
     limits::Limits,
     oidc::OidcSection,
     registry::RegistryServiceSection,
-    roles::RoleDraft,
+    roles::{KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
         TrustDomainSection,
@@ -28,6 +28,8 @@ use crate::{
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::{
         Issuers,
+        jwt::JwtIssuer,
+        registry::RegistryIssuer,
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
@@ -68,6 +70,17 @@ pub(super) struct Draft {
 /// What was configured before the roles that name it.
 pub(super) struct Configured {
     pub x509: X509Issuer,
+    pub registries: RegistryIssuer,
+    /// One that refuses where there is no `[oidc]`, or a faulty one.
+    pub jwt: Arc<JwtIssuer>,
+    /// Whether there is an `[oidc]`.
+    pub signs_jwts: bool,
+}
+
+impl Configured {
+    fn into_issuers(self) -> Issuers {
+        Issuers { registry: Arc::new(self.registries), jwt: self.jwt, ..Issuers::only_x509(self.x509) }
+    }
 }
 
 /// Where leases live.
@@ -127,10 +140,10 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
-        self.oidc(draft.oidc.as_ref());
-        self.registries(&draft.registries);
+        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
+        let registries = self.registries(&draft.registries);
         self.aws(&draft.aws);
-        let configured = Configured { x509: X509Issuer::new(cas) };
+        let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts: draft.oidc.is_some() };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let catalog = self.faults.is_empty().then_some(catalog);
@@ -158,7 +171,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: Issuers::only_x509(configured.x509) },
+            rules: Rules { book, issuers: configured.into_issuers() },
             issuers,
             trust_domains,
             root_crls,
@@ -235,6 +248,15 @@ impl Reader {
 fn policy_version(config: &str, policy: &str) -> String {
     let both = [config.as_bytes(), policy.as_bytes()].concat();
     digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The names of the claims that roles add to tokens.
+fn jwt_claims(roles: &[RoleDraft]) -> Vec<String> {
+    let names = roles.iter().filter_map(|draft| match &draft.kind {
+        KindSection::Jwt(section) => Some(section.claims.keys().cloned()),
+        _ => None,
+    });
+    names.flatten().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub(super) fn whole_second(at: Timestamp) -> Timestamp {

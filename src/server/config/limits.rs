@@ -38,6 +38,8 @@ pub struct Limits {
     pub request_burst_per_caller: u32,
     /// Failed authentications from one address for each minute; more are refused without a record.
     pub failed_logins_per_address_per_minute: u32,
+    /// Exchanges of one registry lease's secret for tokens for each minute, on average and at once.
+    pub registry_exchanges_per_lease_per_minute: u32,
     /// How long a shutdown waits for what is in flight.
     pub drain_timeout: SignedDuration,
 }
@@ -59,6 +61,7 @@ impl Default for Limits {
             requests_per_caller_per_second: 1_000,
             request_burst_per_caller: 2_000,
             failed_logins_per_address_per_minute: 600,
+            registry_exchanges_per_lease_per_minute: 600,
             drain_timeout: SignedDuration::from_secs(20),
         }
     }
@@ -79,6 +82,7 @@ impl Limits {
             ("requests_per_caller_per_second", u64::from(self.requests_per_caller_per_second), 1, 1_000_000),
             ("request_burst_per_caller", u64::from(self.request_burst_per_caller), 1, 1_000_000),
             ("failed_logins_per_address_per_minute", u64::from(self.failed_logins_per_address_per_minute), 1, 1_000_000),
+            ("registry_exchanges_per_lease_per_minute", u64::from(self.registry_exchanges_per_lease_per_minute), 1, 1_000_000),
         ];
         let spans = [
             ("handshake_timeout", self.handshake_timeout, 1, 60),

@@ -1,19 +1,64 @@
 //! `[oidc]`: this service as an issuer of JWTs.
 
+use std::path::{Path, PathBuf};
+
 use serde::Deserialize;
 
 use super::file::{At, Reader};
+use crate::{
+    issuer::jwt::{
+        JwtConfig, JwtIssuer, KeyRing, KeyRingOptions, SigningAlgorithm,
+        ring::{DEFAULT_PUBLISH_AHEAD, DEFAULT_ROTATE_EVERY},
+    },
+    model::SignedDuration,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OidcSection {
+    /// The `iss` of tokens, and the base of discovery.
     pub issuer: String,
+    /// The directory of the keys, which this service makes and deletes by itself.
+    pub keys: PathBuf,
+    #[serde(default)]
+    pub algorithm: SigningAlgorithm,
+    #[serde(default = "default_rotate_every")]
+    pub rotate_every: SignedDuration,
+    #[serde(default = "default_publish_ahead")]
+    pub publish_ahead: SignedDuration,
+}
+
+fn default_rotate_every() -> SignedDuration {
+    DEFAULT_ROTATE_EVERY
+}
+
+fn default_publish_ahead() -> SignedDuration {
+    DEFAULT_PUBLISH_AHEAD
 }
 
 impl Reader {
-    pub(super) fn oidc(&mut self, section: Option<&At<OidcSection>>) {
-        if let Some(At { line, value }) = section {
-            self.fault(*line, format!("oidc {}: not built yet", value.issuer));
+    /// The issuer of JWTs; one that refuses where there is no section, or a faulty one. The keys are read and none is made: `check` changes
+    /// nothing. A ring over the same files is the same ring, so that a reload needs nothing of the one before.
+    pub(super) fn oidc(&mut self, section: Option<&At<OidcSection>>, claims: Vec<String>) -> JwtIssuer {
+        let Some(At { line, value }) = section else { return JwtIssuer::default() };
+        let options = KeyRingOptions {
+            dir: self.path(&value.keys),
+            algorithm: value.algorithm,
+            rotate_every: value.rotate_every,
+            publish_ahead: value.publish_ahead,
+        };
+        for fault in options.faults() {
+            self.fault(*line, format!("oidc: {fault}"));
         }
+        if !options.dir.parent().is_some_and(Path::is_dir) {
+            self.fault(*line, format!("oidc: keys: there is no directory in which {} could be made", options.dir.display()));
+        }
+        let made = KeyRing::open(options, self.now)
+            .map_err(|fault| format!("keys: {fault}"))
+            .and_then(|ring| JwtIssuer::new(JwtConfig { issuer: value.issuer.clone(), ring, claims }));
+        made.unwrap_or_else(|fault| {
+            self.fault(*line, format!("oidc: {fault}"));
+            JwtIssuer::default()
+        })
     }
 }

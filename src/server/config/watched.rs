@@ -35,8 +35,9 @@ impl Reader {
             draft.cas.iter().flat_map(|at| [&at.value.certificate, &at.value.key, &at.value.root].into_iter().chain(&at.value.root_crl));
         let domains = draft.trust_domains.iter().flat_map(|at| at.value.crls.iter().chain([&at.value.ca]));
         let issuers = draft.issuers.iter().filter_map(|at| at.value.ca.as_ref());
+        let registries = draft.registries.iter().flat_map(|at| [&at.value.certificate, &at.value.key]);
         let policy = draft.policy.iter().map(|at| &at.value.file);
-        let named = server.chain(cas).chain(domains).chain(issuers).chain(policy).map(|path| self.path(path));
+        let named = server.chain(cas).chain(domains).chain(issuers).chain(registries).chain(policy).map(|path| self.path(path));
         let files: BTreeSet<PathBuf> = named.chain([PathBuf::from(&self.file)]).collect();
         Watched { files: files.into_iter().collect(), at_start: at_start(draft, root_crls) }
     }

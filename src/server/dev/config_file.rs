@@ -43,9 +43,13 @@ fn set_addresses(document: &mut DocumentMut, grpc: &str, http: &str) {
     set_http(document, http);
 }
 
-/// The HTTP address stands in the CRL's URL too, and so in every certificate.
+/// The HTTP address stands in the CRL's URL too, and so in every certificate; and it is the issuer of JWTs, where there is one: a file that
+/// was written before there was has none.
 fn set_http(document: &mut DocumentMut, http: &str) {
     document["server"]["http"] = value(http);
+    if document.contains_key("oidc") {
+        document["oidc"]["issuer"] = value(format!("http://{http}"));
+    }
     for ca in document["ca"].as_array_of_tables_mut().into_iter().flat_map(|cas| cas.iter_mut()) {
         let name = ca["name"].as_str().unwrap_or_default().to_owned();
         ca["crl_url"] = value(format!("http://{http}/crl/{name}.crl"));

@@ -2,6 +2,7 @@
 
 mod config_file;
 mod issuer;
+mod registry;
 mod world;
 
 use std::{
@@ -63,6 +64,7 @@ fn prepare(options: &DevOptions) -> Result<PathBuf> {
     let http = config_file::write(&dir, options)?;
     world::make(&dir, http, SystemClock.now())?;
     issuer::make(&dir)?;
+    registry::make(&dir, http, SystemClock.now())?;
     write_new(&dir.join("policy.cedar"), include_bytes!("policy.cedar"), 0o644)?;
     Ok(dir)
 }
@@ -121,4 +123,12 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr) {
     println!("  daypass issue web --out web");
     println!("  DAYPASS_CERT= DAYPASS_KEY= DAYPASS_TOKEN_FILE={job} daypass issue web --out job");
     println!();
+    let registry = dir.join("registry.yml");
+    if registry.exists() {
+        println!("A registry on {} that takes its tokens, and what docker login takes there:", registry::ADDRESS);
+        println!();
+        println!("  docker-registry serve {}", quoted(&registry.display().to_string()));
+        println!("  daypass issue push -o json");
+        println!();
+    }
 }

@@ -258,7 +258,7 @@ pub(super) fn revoke_step(step: RevokeStep) -> v1::RevokeMatchingResponse {
 }
 
 /// The gRPC code's name for metrics.
-pub(super) fn outcome(code: GrpcCode) -> &'static str {
+pub(in crate::server) fn outcome(code: GrpcCode) -> &'static str {
     match code {
         GrpcCode::Ok => "ok",
         GrpcCode::InvalidArgument => "invalid_argument",

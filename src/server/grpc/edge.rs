@@ -1,13 +1,10 @@
 //! What every method does before and after its own work: call id, authentication, rate limits, metrics, error mapping.
 
 use std::{
-    net::IpAddr,
-    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use governor::{DefaultKeyedRateLimiter, Quota};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tonic::{
@@ -27,63 +24,17 @@ use crate::{
         error::{Code, Error, Result},
         identity::Identity,
     },
-    server::{addresses::network, callers::Callers, config::Limits, conn::ConnInfo, trust::Trust},
+    server::{
+        callers::Callers,
+        conn::ConnInfo,
+        limiters::{Limiters, caller_key},
+        trust::Trust,
+    },
     vend::{Call, Origin, Vend},
 };
 
 /// The answer's header that names the call, the same id as in the log and in the audit record.
-const CALL_ID: &str = "x-daypass-call-id";
-
-/// Callers and addresses that are remembered for their rates; past that the idle ones are forgotten first.
-const MAX_REMEMBERED: usize = 100_000;
-
-/// Rates of callers and of failed authentications.
-pub(in crate::server) struct Limiters {
-    callers: DefaultKeyedRateLimiter<Arc<str>>,
-    failed_logins: DefaultKeyedRateLimiter<IpAddr>,
-    /// One record each ten seconds for a caller that is being refused for its rate: the record stays bounded too.
-    records: DefaultKeyedRateLimiter<Arc<str>>,
-}
-
-impl Limiters {
-    pub(in crate::server) fn new(limits: &Limits) -> Self {
-        let at_least_one = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
-        let callers = Quota::per_second(at_least_one(limits.requests_per_caller_per_second))
-            .allow_burst(at_least_one(limits.request_burst_per_caller));
-        let failed = Quota::per_minute(at_least_one(limits.failed_logins_per_address_per_minute));
-        let records = Quota::per_minute(at_least_one(6)).allow_burst(NonZeroU32::MIN);
-        Self {
-            callers: DefaultKeyedRateLimiter::keyed(callers),
-            failed_logins: DefaultKeyedRateLimiter::keyed(failed),
-            records: DefaultKeyedRateLimiter::keyed(records),
-        }
-    }
-
-    /// Forgets who has been quiet. Called by the service's loop.
-    pub(in crate::server) fn tidy(&self) {
-        self.callers.retain_recent();
-        self.failed_logins.retain_recent();
-        self.records.retain_recent();
-        for shrink in [self.callers.len() > MAX_REMEMBERED, self.failed_logins.len() > MAX_REMEMBERED] {
-            if shrink {
-                tracing::warn!("more callers than are remembered for their rates");
-            }
-        }
-    }
-
-    /// Counts a failed authentication; whether its address has had more than it may.
-    fn too_many_failures(&self, address: IpAddr) -> bool {
-        self.failed_logins.check_key(&network(address)).is_err()
-    }
-
-    fn admit(&self, identity: &Identity) -> Result<(), (Error, bool)> {
-        let key = caller_key(identity);
-        self.callers.check_key(&key).map_err(|_| {
-            let error = Error::new(Code::RateLimited, "you ask too often; slow down, and try again in a second");
-            (error, self.records.check_key(&key).is_ok())
-        })
-    }
-}
+pub(in crate::server) const CALL_ID: &str = "x-daypass-call-id";
 
 /// The edge: everything that the services share.
 pub(in crate::server) struct Edge {
@@ -194,10 +145,6 @@ impl Edge {
     }
 }
 
-fn caller_key(identity: &Identity) -> Arc<str> {
-    format!("{}\n{}", identity.tenant, identity.subject()).into()
-}
-
 /// Where a request comes from.
 pub(super) fn origin<T>(method: &'static str, request: &Request<T>) -> Origin {
     let peer_address = request.extensions().get::<ConnInfo>().map(|info| info.address.ip());
@@ -230,21 +177,4 @@ pub(super) fn with_call_id<U>(answer: Result<U, Status>, call_id: &str) -> Resul
 
 fn too_late() -> Error {
     Error::new(Code::DeadlineExceeded, "the request took too long; try again with the same request id")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_counted_for_each_network() {
-        let limits = Limits { failed_logins_per_address_per_minute: 3, ..Limits::default() };
-        let limiters = Limiters::new(&limits);
-        let fail = |address: &str| limiters.too_many_failures(address.parse().unwrap());
-        let own = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8::4"];
-        assert_eq!(own.map(fail), [false, false, false, true], "all of one /64 are one");
-        assert!(!fail("2001:db8:0:1::1"));
-        assert_eq!(["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1"].map(fail), [false, false, false, true]);
-        assert!(!fail("192.0.2.2"));
-    }
 }

@@ -15,7 +15,9 @@ use tokio_stream::Stream;
 use tonic::transport::{Server, server::Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-pub(super) use edge::{Edge, Limiters};
+pub(super) use convert::outcome;
+pub(super) use edge::{CALL_ID, Edge};
+pub(super) use status::grpc_code;
 pub(super) use streams::Streams;
 
 use super::{

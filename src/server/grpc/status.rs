@@ -20,7 +20,7 @@ pub(super) fn status(error: &Error, call_id: &str) -> Status {
 }
 
 /// Which gRPC code stands for a reason.
-pub(super) fn grpc_code(code: Code) -> GrpcCode {
+pub(in crate::server) fn grpc_code(code: Code) -> GrpcCode {
     match code {
         Code::InvalidRequest | Code::InvalidCsr | Code::ClaimNotUsable => GrpcCode::InvalidArgument,
         Code::Unauthenticated | Code::TokenExpired | Code::TokenAudience | Code::TokenReplayed | Code::CertificateRevoked => {

@@ -63,6 +63,9 @@ impl LeaseStore for TimedStore {
     async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
         timed("store_revoked", self.0.revoked(list, now)).await
     }
+    async fn revocation_lists(&self) -> Result<Vec<RevocationList>> {
+        self.0.revocation_lists().await
+    }
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64> {
         self.0.next_crl_number(ca, floor).await
     }

@@ -107,6 +107,10 @@ impl LeaseStore for EmbeddedStore {
         self.readers.query(move |connection| query::revoked(connection, &list, now)).await
     }
 
+    async fn revocation_lists(&self) -> Result<Vec<RevocationList>, Error> {
+        self.readers.query(query::revocation_lists).await
+    }
+
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error> {
         let ca = ca.clone();
         self.writer.change(move |connection| change::next_crl_number(connection, &ca, floor)).await

@@ -132,13 +132,22 @@ pub fn due(connection: &Connection, now: Timestamp, limit: usize) -> Result<Vec<
     Ok(leases)
 }
 
-/// The revision of a CA's revocation list.
+/// The revision of a revocation list.
 pub fn revocation_revision(connection: &Connection, list: &RevocationList) -> Result<u64, Error> {
     let mut select = connection.prepare_cached("SELECT revision FROM ca WHERE name = ?1")?;
     Ok(select.query_row([list.to_string()], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
-/// A CA's revocation list with its revision.
+/// Every list that was ever added to, in order.
+pub fn revocation_lists(connection: &Connection) -> Result<Vec<RevocationList>, Error> {
+    let mut select = connection.prepare_cached("SELECT name FROM ca WHERE revision > 0")?;
+    let names = select.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    let mut lists: Vec<RevocationList> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    lists.sort();
+    Ok(lists)
+}
+
+/// A revocation list with its revision.
 pub fn revoked(connection: &Connection, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>), Error> {
     let snapshot = connection.unchecked_transaction()?;
     let revision = revocation_revision(&snapshot, list)?;

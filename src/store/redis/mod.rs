@@ -9,7 +9,10 @@ mod page;
 mod record;
 mod scripts;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -251,8 +254,7 @@ impl LeaseStore for RedisStore {
             self.script::<()>(&scripts::PURGE, call).await
         }));
         let lists = async {
-            let lists: Vec<String> = self.connector.command(redis::cmd("SMEMBERS").arg(self.keys.lists())).await?;
-            let lists: Vec<RevocationList> = lists.iter().filter_map(|list| list.parse().ok()).collect();
+            let lists = self.revocation_lists().await?;
             try_join_all(lists.iter().map(|list| self.purge_revoked(list, now))).await
         };
         try_join(partitions, lists).await.map(drop)
@@ -291,6 +293,13 @@ impl LeaseStore for RedisStore {
             Ok(RevokedSerial { serial, revoked_at: time(revoked_at)?, not_after: time(millis(not_after))? })
         });
         Ok((revision, serials.collect::<Result<_, Error>>()?))
+    }
+
+    async fn revocation_lists(&self) -> Result<Vec<RevocationList>, Error> {
+        let lists: Vec<String> = self.connector.command(redis::cmd("SMEMBERS").arg(self.keys.lists())).await?;
+        // Sets of Redis have no order.
+        let lists: BTreeSet<RevocationList> = lists.iter().filter_map(|list| list.parse().ok()).collect();
+        Ok(lists.into_iter().collect())
     }
 
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64, Error> {

@@ -218,10 +218,11 @@ impl Encoder {
                     self.signed(not_after.as_second() - issued);
                 }
             }
-            Handle::Jwt { jti, aud } => {
+            Handle::Jwt { jti, aud, claims } => {
                 self.unsigned(3);
                 self.text(jti);
                 self.text(aud);
+                self.hex(claims);
             }
         }
     }
@@ -281,7 +282,7 @@ impl Decoder<'_> {
             0 => self.x509(issued),
             1 => self.aws(),
             2 => self.registry(issued),
-            3 => Ok(Handle::Jwt { jti: self.text()?, aud: self.text()? }),
+            3 => Ok(Handle::Jwt { jti: self.text()?, aud: self.text()?, claims: self.hex()? }),
             _ => Err(BadRecord("its handle is of an unknown kind")),
         }
     }

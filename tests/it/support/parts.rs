@@ -3,10 +3,20 @@
 //! Every part binds 127.0.0.1 on a free port, keeps its files in a folder of its own, and ends with the value that
 //! holds it. A part that is missing, or that does not start, ends the test with a message that says what to do.
 
+pub mod actions;
+pub mod aws_cli;
+pub mod boto;
+pub mod containers;
 pub mod github;
+pub mod http;
+pub mod ministack;
 pub mod nginx;
 pub mod openssl;
 pub mod pkilint;
+pub mod registry;
+mod registry_tests;
+pub mod seaweed;
+pub mod server;
 
 use std::{
     net::TcpListener,

@@ -136,6 +136,9 @@ impl LeaseStore for FaultyStore {
     async fn revoked(&self, list: &RevocationList, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
         self.1.store("revoked", self.0.revoked(list, now)).await
     }
+    async fn revocation_lists(&self) -> Result<Vec<RevocationList>> {
+        self.0.revocation_lists().await
+    }
     async fn next_crl_number(&self, ca: &CaName, floor: u64) -> Result<u64> {
         self.1.store("next_crl_number", self.0.next_crl_number(ca, floor)).await
     }

@@ -1,7 +1,7 @@
 //! A SPIFFE ID, as the SPIFFE ID standard, section 2, has it. Nothing is normalised: what is not in the one right form is
 //! refused, so that no two texts are one identity.
 
-use crate::model::name::TrustDomain;
+use super::name::TrustDomain;
 
 /// The longest SPIFFE ID, in bytes (section 2.3).
 pub const MAX_SPIFFE_ID: usize = 2048;

@@ -1,0 +1,91 @@
+use super::*;
+use crate::model::revocation::DenyBy;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn aws(key_id: Option<&str>) -> Handle {
+    let role_arn = "arn:aws:iam::123456789012:role/deploy".to_owned();
+    let deny = AwsDeny { aws: "main".parse().unwrap(), by: DenyBy::SessionTag, role_arn: role_arn.clone() };
+    Handle::Aws { deny: Some(deny), role_arn, session: "daypass".to_owned(), key_id: key_id.map(str::to_owned) }
+}
+
+fn reserved(kind: CredentialKind, handle: Handle) -> Lease {
+    let tenant: TenantName = "acme".parse().unwrap();
+    Lease {
+        id: LeaseId::new(at(0), [7; 10], &tenant),
+        version: 1,
+        role: "deploy".parse().unwrap(),
+        kind,
+        tenant,
+        subject: "oidc:github:job".to_owned().try_into().unwrap(),
+        state: LeaseState::Pending,
+        issued_at: at(0),
+        expires_at: at(930),
+        renew_until: at(900),
+        generation: 1,
+        reach: Reach::Lease,
+        live_until: at(930),
+        revoked_at: None,
+        handle,
+    }
+}
+
+#[test]
+fn what_was_reserved_takes_the_times_that_the_remote_system_answered() {
+    let active =
+        reserved(CredentialKind::Aws, aws(None)).apply(Change::Activate { expires_at: at(901), handle: aws(Some("ASIA1")) }).unwrap();
+    assert_eq!((active.state, active.version, active.handle.credential_id()), (LeaseState::Active, 2, "ASIA1"));
+    assert_eq!((active.expires_at, active.live_until, active.renew_until), (at(901), at(901), at(901)));
+    assert!(active.apply(Change::Activate { expires_at: at(901), handle: aws(None) }).is_err(), "only what is pending");
+    assert!(active.apply(Change::Void { at: at(3) }).is_err(), "what was made cannot be unmade");
+}
+
+#[test]
+fn what_was_never_made_ends_at_once() {
+    let void = reserved(CredentialKind::Aws, aws(None)).apply(Change::Void { at: at(3) }).unwrap();
+    assert_eq!((void.state, void.expires_at, void.live_until), (LeaseState::Expired, at(3), at(3)));
+    assert!(!void.state.is_live());
+}
+
+#[test]
+fn an_extension_never_shortens_and_never_passes_its_bound() {
+    let mut lease = reserved(CredentialKind::Aws, aws(None));
+    assert!(lease.apply(Change::Extend { expires_at: at(2000) }).is_err(), "only what is active");
+    (lease.state, lease.renew_until) = (LeaseState::Active, at(3000));
+    let expires_at = |to| lease.apply(Change::Extend { expires_at: to }).unwrap().expires_at;
+    assert_eq!((expires_at(at(2000)), expires_at(at(9000)), expires_at(at(1))), (at(2000), at(3000), at(930)));
+}
+
+#[test]
+fn an_extension_that_came_to_nothing_is_taken_back() {
+    let mut lease = reserved(CredentialKind::Aws, aws(None));
+    assert!(lease.apply(Change::Withdraw { expires_at: at(930) }).is_err(), "only what is active");
+    (lease.state, lease.renew_until) = (LeaseState::Active, at(3000));
+    let extended = lease.apply(Change::Extend { expires_at: at(2000) }).unwrap();
+    let back = extended.apply(Change::Withdraw { expires_at: lease.expires_at }).unwrap();
+    assert_eq!(back, Lease { version: 3, ..lease });
+    assert_eq!(back.apply(Change::Withdraw { expires_at: at(9000) }).unwrap().expires_at, at(930), "it never extends");
+}
+
+#[test]
+fn a_registry_takes_its_tokens_a_minute_longer() {
+    let handle = Handle::Registry { registry: "main".parse().unwrap(), repositories: vec![], actions: vec![], secrets: vec![] };
+    let mut lease = reserved(CredentialKind::Registry, handle);
+    lease.state = LeaseState::Active;
+    assert_eq!(lease.accepted_until(), at(990));
+    let revoking = lease.apply(Change::BeginRevoke { at: at(10) }).unwrap();
+    assert_eq!(revoking.apply(Change::FinishRevoke { live_until: at(370) }).unwrap().live_until, at(370));
+    assert_eq!(revoking.apply(Change::FinishRevoke { live_until: at(5000) }).unwrap().live_until, at(990));
+    assert_eq!(revoking.revocation(), None);
+}
+
+#[test]
+fn a_lease_of_aws_is_denied_by_its_id() {
+    let lease = reserved(CredentialKind::Aws, aws(None));
+    let (list, entries) = lease.revocation().unwrap();
+    assert_eq!(list.to_string(), "aws:main:session_tag:arn:aws:iam::123456789012:role/deploy");
+    assert_eq!(entries.iter().map(|entry| (entry.serial.as_str(), entry.not_after)).collect::<Vec<_>>(), [(&*lease.id.to_hex(), at(990))]);
+    assert_eq!(lease.id.to_hex().len(), 32);
+}

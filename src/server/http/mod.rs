@@ -1,0 +1,118 @@
+//! The HTTP edge: what anybody may read ([`public`]), what verifies our JWTs ([`oidc`]), and the token endpoint of registries
+//! ([`registry`]).
+
+mod oidc;
+mod public;
+mod registry;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, extract::Request};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tower::Service;
+
+pub(super) use public::Public;
+pub(super) use registry::TokenEdge;
+
+/// HTTP connections at once.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may last: time for a large CRL over a slow line, and no place for ever for a client that does not read.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// The largest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// The other end of a connection, for the handlers.
+#[derive(Clone, Copy)]
+struct Peer(SocketAddr);
+
+/// What the handlers need.
+pub(super) struct Edges {
+    pub public: Arc<Public>,
+    pub tokens: Arc<TokenEdge>,
+}
+
+/// Every route.
+fn router(edges: Edges) -> Router {
+    public::router(edges.public.clone()).merge(oidc::router(edges.public)).merge(registry::router(edges.tokens))
+}
+
+/// Answers one connection, for `max_age` at most.
+fn answer(tcp: TcpStream, peer: Peer, app: Router, max_age: Duration, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        app.clone().call(request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(tcp), service);
+    let watched = graceful.watch(connection);
+    async move {
+        let _gone_or_too_old = tokio::time::timeout(max_age, watched).await;
+    }
+}
+
+/// Serves until `shutdown` resolves.
+pub(super) async fn serve(listener: TcpListener, edges: Edges, shutdown: impl Future<Output = ()>) {
+    let app = router(edges);
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(shutdown);
+    loop {
+        let next = async { (connections.clone().acquire_owned().await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
+            () = &mut shutdown => break,
+            (Ok(permit), accepted) = next => (permit, accepted),
+            else => break,
+        };
+        let (tcp, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let connection = answer(tcp, Peer(address), app.clone(), MAX_AGE, &graceful);
+        tokio::spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let _in_time = tokio::time::timeout(Duration::from_secs(2), graceful.shutdown()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_loses_its_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, address) = listener.accept().await.unwrap();
+        // More than the sockets of both sides hold.
+        let app = Router::new().route("/", get(|| async { vec![0_u8; 64 << 20] }));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let served = answer(tcp, Peer(address), app, Duration::from_millis(200), &GracefulShutdown::new());
+        tokio::time::timeout(Duration::from_secs(10), served).await.expect("it holds its place for ever");
+    }
+}

@@ -1,0 +1,180 @@
+//! The published deny lists of remote systems: stated anew when a revocation asks for it, when another server changed the list, when
+//! somebody else changed the policy there, and when an entry has lapsed.
+//!
+//! Several servers may publish one list at once, each from its own reading. So who has published reads the list's revision again, and
+//! publishes again when it grew: whoever publishes last has read all that was acknowledged before. A server that crashes between the two
+//! is made up for by the next look of any other.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::{Vend, crl::PUBLISH_TIMEOUT};
+use crate::model::{
+    Timestamp,
+    error::{Code, Error, Result},
+    revocation::{AwsDeny, RevocationList, RevokedSerial},
+};
+
+/// How often in a row a list is published that keeps growing meanwhile; then its loop begins anew.
+pub const MAX_ROUNDS: usize = 5;
+
+/// How long a remote system may take to read or to write a policy.
+pub const DENY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The deny lists that this server has to do with.
+#[derive(Default)]
+pub struct DenyLists {
+    slots: Mutex<BTreeMap<AwsDeny, Arc<Slot>>>,
+    grown: Notify,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Publications asked for so far; one publication serves all that asked before it began.
+    wanted: AtomicU64,
+    ring: Notify,
+    served: watch::Sender<Served>,
+}
+
+/// What the newest publication was.
+#[derive(Debug, Clone, Default)]
+struct Served {
+    /// The newest `wanted` that it served.
+    ticket: u64,
+    published: Option<Arc<Published>>,
+}
+
+/// A list as the remote system acknowledged it.
+#[derive(Debug)]
+struct Published {
+    /// The revision of the list.
+    revision: u64,
+    revoked: Vec<RevokedSerial>,
+    at: Timestamp,
+}
+
+impl DenyLists {
+    /// Every list that has been met, by [`Vend::find_denies`] or by a revocation.
+    pub fn known(&self) -> Vec<AwsDeny> {
+        self.slots().keys().cloned().collect()
+    }
+
+    /// Resolves when a list was met for the first time.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
+    /// Resolves when somebody asked for a publication of this list.
+    pub async fn rung(&self, list: &AwsDeny) {
+        self.slot(list).ring.notified().await;
+    }
+
+    fn slot(&self, list: &AwsDeny) -> Arc<Slot> {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(list) {
+            return slot.clone();
+        }
+        let slot = Arc::<Slot>::default();
+        slots.insert(list.clone(), slot.clone());
+        drop(slots);
+        self.grown.notify_one();
+        slot
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<AwsDeny, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a publication and waits until one that began afterwards is acknowledged. Answers when that was.
+    pub(super) async fn publish(&self, list: &AwsDeny) -> Result<Timestamp> {
+        let slot = self.slot(list);
+        let mut served = slot.served.subscribe();
+        let ticket = slot.wanted.fetch_add(1, Ordering::AcqRel) + 1;
+        slot.ring.notify_one();
+        let late = || Error::new(Code::Unavailable, "the revocation is recorded and on its way; AWS has not acknowledged its denial yet");
+        let served = tokio::time::timeout(PUBLISH_TIMEOUT, served.wait_for(|served| served.ticket >= ticket)).await;
+        let served = served.map_err(|_| late())?.map_err(|_| late())?;
+        served.published.as_ref().map(|published| published.at).ok_or_else(late)
+    }
+
+    /// When this revision of a list was acknowledged; where it was not yet, asks for it and waits for nothing.
+    pub(super) fn published_at(&self, list: &AwsDeny, revision: u64) -> Option<Timestamp> {
+        let slot = self.slot(list);
+        let published =
+            slot.served.borrow().published.as_ref().filter(|published| published.revision == revision).map(|published| published.at);
+        if published.is_none() {
+            slot.ring.notify_one();
+        }
+        published
+    }
+}
+
+impl Vend {
+    /// Meets the lists of the configuration, and those that the store has from roles that were there before.
+    pub async fn find_denies(&self) -> Result<()> {
+        let rules = self.rules.load_full();
+        for list in rules.issuers.aws.lists() {
+            self.denies.slot(&list);
+        }
+        for list in self.store.revocation_lists().await? {
+            if let RevocationList::Aws(list) = list
+                && rules.issuers.aws.knows(&list)
+            {
+                self.denies.slot(&list);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a deny list when somebody waits for it, and when the remote system has something else than what it says: entries that are
+    /// new, that have lapsed, or that another hand changed. Answers whether it did.
+    pub async fn publish_deny(&self, list: &AwsDeny) -> Result<bool> {
+        let rules = self.rules.load_full();
+        let desk = &rules.issuers.aws;
+        if !desk.knows(list) {
+            return Ok(false);
+        }
+        let slot = self.denies.slot(list);
+        for _ in 0..MAX_ROUNDS {
+            let ticket = slot.wanted.load(Ordering::Acquire);
+            let now = self.clock.now();
+            let (revision, revoked) = self.deny_entries(list, &slot, now).await?;
+            let waited_for = ticket > slot.served.borrow().ticket;
+            let agrees = !waited_for && bounded(desk.agrees(list, &revoked, now)).await?;
+            if !agrees {
+                bounded(desk.publish(list, &revoked, now)).await?;
+            }
+            let published = Published { revision, revoked, at: self.clock.now() };
+            slot.served.send_modify(|served| *served = Served { ticket, published: Some(published.into()) });
+            // It may have been written over a newer one of another server.
+            if agrees || self.store.revocation_revision(&RevocationList::Aws(list.clone())).await? == revision {
+                return Ok(!agrees);
+            }
+        }
+        slot.ring.notify_one();
+        Ok(true)
+    }
+
+    /// What a list must deny. What was denied once stays so until it lapses, also when the store lost it and was not reconciled yet.
+    async fn deny_entries(&self, list: &AwsDeny, slot: &Slot, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
+        let (revision, mut revoked) = self.store.revoked(&RevocationList::Aws(list.clone()), now).await?;
+        let before = slot.served.borrow().published.clone();
+        let named: HashSet<String> = revoked.iter().map(|entry| entry.serial.clone()).collect();
+        let before = before.iter().flat_map(|published| &published.revoked);
+        revoked.extend(before.filter(|entry| entry.not_after > now && !named.contains(&entry.serial)).cloned());
+        Ok((revision, revoked))
+    }
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || Error::new(Code::IssuerUnavailable, "AWS does not answer in time");
+    tokio::time::timeout(DENY_TIMEOUT, work).await.unwrap_or_else(|_| Err(late()))
+}

@@ -1,0 +1,93 @@
+//! Under which conditions a new lease may be stored: caps, the use of a token, a request that comes again.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::{
+    model::{
+        Timestamp,
+        error::{Code, Error},
+        identity::{Identity, MAX_LEEWAY, Proof, TokenUse, VerifiedToken},
+        lease::Lease,
+        name::RoleName,
+        request::{IssueRequest, RequestId},
+    },
+    policy::Grant,
+    store::{NewLease, Put, TokenUseKey},
+};
+
+/// A lease with the conditions of its request.
+pub(super) fn conditions(grant: &Grant, lease: Lease, request: &IssueRequest) -> NewLease {
+    let identity = grant.identity();
+    let request_id = request.request_id.as_ref();
+    // The id alone would let the token serve again, for any key, once the lease that it gave has ended.
+    let same = request_id.map(|id| digest([b"issue", id.as_str().as_bytes(), request.input.bytes()]));
+    NewLease {
+        request_key: request_id.map(|id| request_key(identity, id)),
+        token_use: token_use(identity, &lease.role, same.as_ref().map(<[u8; 16]>::as_slice)),
+        tenant_cap: grant.tenant().max_live_leases,
+        caller_cap: grant.tenant().max_live_leases_per_caller,
+        lease,
+    }
+}
+
+/// The use of the caller's token for a role, when its issuer's tokens are not free to be used again. `same` is what makes a request
+/// the same one, so that a retry after a failure is no replay.
+pub(in crate::vend) fn token_use(identity: &Identity, role: &RoleName, same: Option<&[u8]>) -> Option<TokenUseKey> {
+    let Proof::Token { token, .. } = &identity.proof else { return None };
+    let key = match token.token_use {
+        TokenUse::Any => return None,
+        TokenUse::Once => token.token_id,
+        TokenUse::OncePerRole => digest([b"token-use", &token.token_id[..], role.as_str().as_bytes()]),
+    };
+    let retry = same.map(|same| digest([b"token-retry", &key, same]));
+    Some(TokenUseKey { key, retry, until: remembered_until(token) })
+}
+
+/// Past its expiry and the largest leeway that an issuer may be configured with, no verifier takes the token any more.
+fn remembered_until(token: &VerifiedToken) -> Timestamp {
+    token.expires_at.checked_add(MAX_LEEWAY).unwrap_or(Timestamp::MAX)
+}
+
+/// The same for the same caller and request id only; lengths go in first so that no two pairs run together.
+fn request_key(identity: &Identity, id: &RequestId) -> [u8; 16] {
+    let (tenant, subject) = (identity.tenant.as_str().as_bytes(), identity.subject().as_str().as_bytes());
+    digest([tenant, subject, id.as_str().as_bytes()])
+}
+
+fn digest(parts: [&[u8]; 3]) -> [u8; 16] {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut key = [0; 16];
+    key.copy_from_slice(&context.finish().as_ref()[..16]);
+    key
+}
+
+/// What the caller is told when they do not hold.
+pub(super) fn refusal(put: &Put, grant: &Grant) -> Error {
+    let tenant = grant.tenant();
+    match put {
+        Put::TokenReplayed => Error::new(
+            Code::TokenReplayed,
+            "this token was used before; get a fresh one from your CI for each request (a retry with the same request id is free)",
+        ),
+        Put::TenantCap => Error::new(
+            Code::LeaseCap,
+            format!(
+                "the tenant {:?} has {} live leases, as many as it may have; revoke some or wait for them to end",
+                tenant.name.as_str(),
+                tenant.max_live_leases
+            ),
+        ),
+        Put::CallerCap => Error::new(
+            Code::LeaseCap,
+            format!(
+                "you have {} live leases, as many as one caller may have; revoke some or wait for them to end",
+                tenant.max_live_leases_per_caller
+            ),
+        ),
+        Put::Stored | Put::Existing(_) => crate::vend::defect("a stored lease taken for a refusal"),
+    }
+}

@@ -229,11 +229,9 @@ impl Material {
                 expires_at: *expires_at,
                 config_file: file(files::DOCKER_CONFIG),
             },
-            Self::Jwt(JwtCredential { token, expires_at }) => CredentialJson::Jwt {
-                token: secret(token.expose()),
-                expires_at: *expires_at,
-                token_file: file(files::TOKEN),
-            },
+            Self::Jwt(JwtCredential { token, expires_at }) => {
+                CredentialJson::Jwt { token: secret(token.expose()), expires_at: *expires_at, token_file: file(files::TOKEN) }
+            }
         }
     }
 }

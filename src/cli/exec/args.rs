@@ -137,9 +137,7 @@ mod tests {
     fn parse(line: &str) -> (Vec<String>, Vec<String>) {
         let words = with_escape(line.split(' ').map(OsString::from).collect());
         match Args::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}")).command {
-            Command::Exec(Exec { roles, command, .. }) => {
-                (roles, command.into_iter().map(|word| word.into_string().unwrap()).collect())
-            }
+            Command::Exec(Exec { roles, command, .. }) => (roles, command.into_iter().map(|word| word.into_string().unwrap()).collect()),
             other => panic!("{other:?}"),
         }
     }

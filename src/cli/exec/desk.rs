@@ -82,7 +82,8 @@ impl Desk {
     pub fn environment(&self, leases: &[(String, String)]) -> (Vec<(String, Zeroizing<String>)>, Vec<&'static str>) {
         let mut set: Vec<_> = self.common.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let lease_ids = leases.iter().map(|(role, id)| (role, "DAYPASS_LEASE_ID".to_owned(), text(id)));
-        let by_role = self.variables.iter().flat_map(|(role, all)| all.iter().map(move |(name, value)| (role, name.clone(), value.clone())));
+        let by_role =
+            self.variables.iter().flat_map(|(role, all)| all.iter().map(move |(name, value)| (role, name.clone(), value.clone())));
         let all: Vec<_> = lease_ids.chain(by_role).collect();
         for (role, name, value) in &all {
             set.push((with_role(name, role), value.clone()));

@@ -76,20 +76,23 @@ impl PrivateDir {
         let swapped = make_folder(&path).and_then(|()| {
             let fill = files.iter().try_for_each(|file| write(&path.join(file.name), file.mode, &file.content));
             let temporary = self.path.join(format!(".{}.tmp", random()));
-            fill.and_then(|()| symlink(&folder, &temporary)).and_then(|()| fs::rename(&temporary, &link)).map_err(|error| fault(&link, &error))
+            fill.and_then(|()| symlink(&folder, &temporary))
+                .and_then(|()| fs::rename(&temporary, &link))
+                .map_err(|error| fault(&link, &error))
         });
         match swapped {
-            Ok(()) => self.remove_generations(name, [Some(folder.into()), older]),
+            Ok(()) => self.remove_generations(name, &[Some(folder.into()), older]),
             Err(_) => drop(fs::remove_dir_all(&path)),
         }
         swapped.map(|()| link)
     }
 
     /// Removes the generations of a folder, but for these.
-    fn remove_generations(&self, name: &str, kept: [Option<PathBuf>; 2]) {
+    fn remove_generations(&self, name: &str, kept: &[Option<PathBuf>; 2]) {
         let prefix = format!(".{name}.");
         let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let ours = names.filter(|found| found.to_str().and_then(|text| text.strip_prefix(&prefix)).is_some_and(|rest| rest.parse::<u64>().is_ok()));
+        let ours = names
+            .filter(|found| found.to_str().and_then(|text| text.strip_prefix(&prefix)).is_some_and(|rest| rest.parse::<u64>().is_ok()));
         for old in ours.filter(|found| !kept.iter().flatten().any(|kept| kept.as_os_str() == found)) {
             // What cannot be removed now goes with the directory.
             let _ = fs::remove_dir_all(self.path.join(old));
@@ -172,7 +175,10 @@ mod tests {
         for generation in 1..=5 {
             let text = generation.to_string();
             let folder = dir.swap("web", &[file("a", &text), file("b", &text)]).unwrap();
-            assert_eq!((fs::read_to_string(folder.join("a")).unwrap(), fs::read_to_string(folder.join("b")).unwrap()), (text.clone(), text));
+            assert_eq!(
+                (fs::read_to_string(folder.join("a")).unwrap(), fs::read_to_string(folder.join("b")).unwrap()),
+                (text.clone(), text)
+            );
         }
         dir.swap("web-2", &[file("a", "x")]).unwrap();
         let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

@@ -56,6 +56,9 @@ impl Server {
 pub fn not_revoked(lease: &Lease, error: &crate::client::error::Error) -> String {
     format!(
         "warning: lease {} (role {}) is not revoked: {error}; its credential may be accepted until {}; `daypass lease revoke {}` tries again",
-        lease.id, lease.role, lease.revocation.live_until.max(lease.expires_at), lease.id
+        lease.id,
+        lease.role,
+        lease.revocation.live_until.max(lease.expires_at),
+        lease.id
     )
 }

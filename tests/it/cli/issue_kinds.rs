@@ -57,8 +57,15 @@ fn text_is_what_a_person_pastes_and_the_lease_is_beside_it() {
 #[test]
 fn a_shell_can_eval_each_kind() {
     let server = Server::new();
-    let names =
-        ["DAYPASS_LEASE_ID", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CREDENTIAL_EXPIRATION"];
+    let names = [
+        "DAYPASS_LEASE_ID",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_CREDENTIAL_EXPIRATION",
+    ];
     let aws = shell(&server.run("issue deploy -o env").stdout, &names);
     let expected = ["ASIA000000000001", "secret-canary-1", "session-canary-1", "eu-central-1", "eu-central-1", "2027-01-15T08:15:00Z"];
     assert_eq!((aws[0].as_str(), &aws[1..]), (lease_id("deploy").as_str(), expected.map(str::to_owned).as_slice()));

@@ -79,9 +79,7 @@ pub fn renew(role: &str, generation: u32) -> Option<(v1::Lease, v1::Credential)>
                 expires_at,
             }),
         ),
-        "federate" | "flaky" | "final" => {
-            (v1::CredentialKind::Jwt, Kind::Jwt(v1::JwtCredential { token: text("token"), expires_at }))
-        }
+        "federate" | "flaky" | "final" => (v1::CredentialKind::Jwt, Kind::Jwt(v1::JwtCredential { token: text("token"), expires_at })),
         _ => return None,
     };
     Some((lease_of(role, kind, generation), v1::Credential { kind: Some(made) }))
@@ -95,9 +93,9 @@ pub fn brief_certificate(role: &str, generation: u32) -> Option<v1::Lease> {
 /// The certificate with the end of its lease.
 pub fn ending_as(made: v1::Credential, lease: &v1::Lease) -> v1::Credential {
     match made.kind {
-        Some(v1::credential::Kind::X509(x509)) => v1::Credential {
-            kind: Some(v1::credential::Kind::X509(v1::X509Credential { not_after: lease.expires_at, ..x509 })),
-        },
+        Some(v1::credential::Kind::X509(x509)) => {
+            v1::Credential { kind: Some(v1::credential::Kind::X509(v1::X509Credential { not_after: lease.expires_at, ..x509 })) }
+        }
         _ => made,
     }
 }

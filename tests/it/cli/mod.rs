@@ -3,6 +3,7 @@
 
 mod connection;
 mod exec;
+mod exec_aws;
 mod exec_signals;
 mod face;
 mod issue;

@@ -6,11 +6,17 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    aws::CredentialProcess,
     exec,
-    values::{Before, audience, lease_id, name, reason, request_id, timeout, ttl},
+    registry::Registry,
+    values::{Before, lease_id, name, reason, request_id, timeout, ttl},
 };
 use crate::{
-    client::{settings::Flags, types},
+    client::{
+        ci::{self, Identity},
+        settings::Flags,
+        types,
+    },
     model::name::{RoleName, TenantName},
 };
 
@@ -40,6 +46,8 @@ Environment (a flag wins over it):
   DAYPASS_CA                              CAs to trust for the server, PEM; else the system's
   DAYPASS_CERT, DAYPASS_KEY               your client certificate and its key, PEM
   DAYPASS_TOKEN or DAYPASS_TOKEN_FILE     your OIDC token, or the file that holds it
+  Inside GitHub Actions, GitLab, Buildkite, CircleCI and Kubernetes the job's own
+  identity is found when none of these is set.
 
 Exit codes:
   0 done, 2 usage, 3 not authenticated, 4 denied, 5 not found,
@@ -76,27 +84,44 @@ pub struct Connection {
     /// The file that holds your OIDC token [env: DAYPASS_TOKEN_FILE, or the token itself in DAYPASS_TOKEN]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
+    /// Whose identity to use when none of these is set: auto, github, gitlab, buildkite, circleci, kubernetes or none [env: DAYPASS_IDENTITY; default: auto]
+    #[arg(long, global = true, value_name = "NAME")]
+    identity: Option<Identity>,
+    /// The audience to ask for that identity's token with [env: DAYPASS_AUDIENCE; default: daypass]
+    #[arg(long, global = true, value_name = "AUDIENCE", value_parser = ci::audience)]
+    token_audience: Option<String>,
+    /// Do not say which identity was found [env: DAYPASS_QUIET]
+    #[arg(short, long, global = true)]
+    quiet: bool,
     /// How long a call may take, its retries included
     #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
 }
 
 impl Connection {
+    /// Whether the identity that was found is not told.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet || std::env::var_os("DAYPASS_QUIET").is_some_and(|value| !value.is_empty())
+    }
+
     /// As words, for another process of ours.
     pub fn words(&self) -> Vec<OsString> {
-        let Self { addr, ca, cert, key, token_file, timeout } = self;
+        let Self { addr, ca, cert, key, token_file, identity, token_audience, quiet, timeout } = self;
         let paths = [("--ca", ca), ("--cert", cert), ("--key", key), ("--token-file", token_file)];
         let paths = paths.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.clone().into_os_string())));
         let addr = addr.iter().map(|addr| ("--addr", OsString::from(addr)));
+        let identity = identity.iter().map(|identity| ("--identity", OsString::from(identity.as_str())));
+        let audience = token_audience.iter().map(|audience| ("--token-audience", OsString::from(audience)));
         let timeout = ("--timeout", OsString::from(format!("{}ms", timeout.as_millis())));
-        addr.chain(paths).chain([timeout]).flat_map(|(name, value)| [name.into(), value]).collect()
+        let valued = addr.chain(paths).chain(identity).chain(audience).chain([timeout]);
+        valued.flat_map(|(name, value)| [name.into(), value]).chain(quiet.then(|| "--quiet".into())).collect()
     }
 }
 
 impl From<Connection> for Flags {
     fn from(flags: Connection) -> Self {
-        let Connection { addr, ca, cert, key, token_file, timeout } = flags;
-        Self { addr, ca, cert, key, token_file, timeout: Some(timeout) }
+        let Connection { addr, ca, cert, key, token_file, identity, token_audience, quiet: _, timeout } = flags;
+        Self { addr, ca, cert, key, token_file, identity, token_audience, timeout: Some(timeout) }
     }
 }
 
@@ -130,6 +155,11 @@ pub enum Command {
     /// Read and verify the record
     #[command(subcommand)]
     Audit(Audit),
+    /// Print an AWS session as a `credential_process` of the AWS SDKs
+    AwsCredentialProcess(CredentialProcess),
+    /// Let docker, skopeo and podman take credentials for a registry by themselves
+    #[command(subcommand)]
+    Registry(Registry),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for bash:\n  daypass completions bash > ~/.local/share/bash-completion/completions/daypass")]
     Completions {
@@ -189,7 +219,7 @@ pub struct Making {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub csr: Option<PathBuf>,
     /// For a role of kind jwt: one of its audiences [default: the role's only one]
-    #[arg(long, value_name = "AUD", value_parser = audience, conflicts_with = "csr")]
+    #[arg(long, value_name = "AUD", value_parser = ci::audience, conflicts_with = "csr")]
     pub audience: Option<String>,
     /// How to print it: text, json or env
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
@@ -421,7 +451,8 @@ mod tests {
 
     #[test]
     fn the_words_of_a_connection_parse_back() {
-        let line = "daypass --addr h:1 --ca a --cert b --key c --token-file d --timeout 1500ms whoami";
+        let line =
+            "daypass --addr h:1 --ca a --cert b --key c --token-file d --identity auto --token-audience x -q --timeout 1500ms whoami";
         let first = Args::try_parse_from(line.split(' ')).unwrap().connection;
         let words = first.words().into_iter().chain(["whoami".into()]);
         let again = Args::try_parse_from([OsString::from("daypass")].into_iter().chain(words)).unwrap().connection;

@@ -32,7 +32,11 @@ impl Server {
 
     /// Tells what the user should know about the settings, once.
     pub fn warn(&self) -> Result<()> {
-        self.settings()?.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}"), false));
+        let settings = self.settings()?;
+        if let Some(name) = settings.found_identity.as_ref().filter(|_| !self.connection.is_quiet()) {
+            output::note(&format!("identity: {name}"), false);
+        }
+        settings.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}"), false));
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, transport::server::Connected};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{kinds, pki::Pki};
+use super::{kinds, pki::Pki, vended};
 
 /// How many leases `List` knows, and how many it gives at most in a page.
 pub const LEASES: u32 = 25;
@@ -51,14 +51,28 @@ pub struct Seen {
     pub grpc_timeout: Mutex<Option<String>>,
     pub page_sizes: Mutex<Vec<u32>>,
     pub revoke_reason: Mutex<String>,
-    pub revoked: Mutex<Vec<String>>,
     pub audience: Mutex<Option<String>>,
     pub tails: Mutex<Vec<v1::TailRequest>>,
+    pub revoked: Mutex<Vec<String>>,
+    /// Whether issuing is unavailable, or hangs.
+    pub trouble: Mutex<Option<Trouble>>,
     pub connections: AtomicUsize,
     pub handshake: Mutex<String>,
 }
 
+/// What goes wrong while it lasts, whatever the role.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Down,
+    Hangs,
+    Denies,
+}
+
 impl Seen {
+    pub fn trouble(&self, trouble: impl Into<Option<Trouble>>) {
+        *self.trouble.lock().unwrap() = trouble.into();
+    }
+
     pub fn calls(&self, what: &str) -> usize {
         self.calls.lock().unwrap().get(what).copied().unwrap_or(0)
     }
@@ -273,7 +287,17 @@ impl v1::credential_service_server::CredentialService for Canned {
         let call = self.seen.count(&request.get_ref().role, &request);
         let v1::IssueRequest { role, request_id, input, .. } = request.into_inner();
         self.seen.request_ids.lock().unwrap().push(request_id);
-        self.behave(&role, call).await?;
+        let trouble = *self.seen.trouble.lock().unwrap();
+        let role_in_trouble = match trouble {
+            Some(Trouble::Down) => "down",
+            Some(Trouble::Hangs) => "slow",
+            Some(Trouble::Denies) => "denied",
+            None => role.as_str(),
+        };
+        self.behave(role_in_trouble, call).await?;
+        if let Some(answer) = vended::answer(&role, call) {
+            return Ok(Response::new(answer));
+        }
         use v1::issue_request::Input;
         *self.seen.audience.lock().unwrap() = match &input {
             Some(Input::Jwt(v1::JwtInput { audience })) => Some(audience.clone()),
@@ -368,10 +392,7 @@ impl v1::lease_service_server::LeaseService for Canned {
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
         let v1::RevokeRequest { lease_id, reason } = request.into_inner();
         *self.seen.revoke_reason.lock().unwrap() = reason;
-        match lease_id.as_str() {
-            id if kinds::role_of(id).is_some() => self.seen.revoked.lock().unwrap().push(id.to_owned()),
-            _ => {}
-        }
+        self.seen.revoked.lock().unwrap().push(lease_id.clone());
         match lease_id.as_str() {
             id if kinds::role_of(id).is_some() => Ok(Response::new(v1::RevokeResponse {
                 lease: Some(v1::Lease { state: v1::LeaseState::Revoked.into(), revoked_at: at(1_800_000_100), ..lease(1) }),

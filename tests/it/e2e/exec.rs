@@ -7,6 +7,11 @@ use std::{
     time::Duration,
 };
 
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use serde_json::Value;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::world::{Caller, World};
@@ -78,6 +83,29 @@ fn a_job_renews_past_the_end_with_fresh_tokens() {
     let id = wait_for(&world, "id");
     let lease = world.cli(&world.operator(), ["lease", "get", id.trim(), "-o", "json"]).json();
     assert!(lease["generation"].as_u64().unwrap() >= 3 && lease["state"] == "revoked", "{lease}");
+}
+
+#[test]
+fn a_command_has_a_token_and_a_registrys_secret() {
+    let world = World::start();
+    let mut command = world.command(&world.operator());
+    let script = r#"cp "$DAYPASS_JWT_FILE" "$OUT/token" && cp "$REGISTRY_AUTH_FILE" "$OUT/auth" && echo "$DAYPASS_REGISTRY""#;
+    command.args(["exec", "federate", "push", "--audience", "federate=demo", "--", "sh", "-c", script]);
+    let ran = run(command.env("PATH", "/usr/bin:/bin").env("OUT", world.dir()));
+    assert_eq!((ran.code, ran.all().as_str()), (Some(0), "127.0.0.1:5000\n"));
+    let token = world.read("token");
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!((&claims["aud"], &claims["tenant"]), (&"demo".into(), &"platform".into()), "{claims}");
+    let auth: Value = serde_json::from_str(&world.read("auth")).unwrap();
+    let pair = STANDARD.decode(auth["auths"]["127.0.0.1:5000"]["auth"].as_str().unwrap()).unwrap();
+    assert_eq!(pair.iter().filter(|byte| **byte == b':').count(), 1, "a user and a secret");
+    for role in ["federate", "push"] {
+        let leases = world.cli(&world.operator(), ["lease", "list", "--role", role, "-o", "json"]).json();
+        assert_eq!((leases.as_array().unwrap().len(), &leases[0]["state"]), (1, &"revoked".into()), "{leases}");
+    }
+    let denied = world.cli(&world.operator(), ["exec", "federate", "--audience", "other", "--", "true"]);
+    assert_ne!(denied.code, 0, "{denied:?}");
 }
 
 #[test]

@@ -14,5 +14,5 @@ mod token;
 mod tour;
 mod two_servers;
 mod wire;
-mod world;
+pub mod world;
 mod x509;

@@ -4,10 +4,12 @@ pub mod args;
 mod audit;
 mod aws;
 mod cache;
+pub mod exec;
 pub mod exit;
 mod files;
 mod issue;
 mod lease;
+mod material;
 mod output;
 pub mod registry;
 mod usage;
@@ -41,7 +43,7 @@ pub fn run(words: Vec<OsString>) -> Exit {
         return registry::helper::run(&words);
     }
     let wants_json = usage::wants_json(&words);
-    let args = match Args::try_parse_from(words) {
+    let args = match Args::try_parse_from(exec::args::with_escape(words)) {
         Ok(args) => args,
         Err(error) => return usage::tell(&error, wants_json),
     };
@@ -69,6 +71,8 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
             Ok(Exit::Done)
         }
         Command::Audit(Audit::Verify { path, output }) => audit::verify(&path, output, out),
+        Command::Exec(args) => exec::run(connection, args),
+        Command::ExecWatch => exec::watch(connection),
         command => block_on(async {
             tokio::select! {
                 outcome = call(connection, command, out) => outcome,
@@ -103,7 +107,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
     let now = SystemClock.now();
     let as_json = command.is_json();
     let env = |name: &str| env::var_os(name);
-    let quiet = connection.quiet || env("DAYPASS_QUIET").is_some_and(|value| !value.is_empty());
+    let quiet = connection.is_quiet(&env);
     let command = match command {
         Command::AwsCredentialProcess(args) => {
             let mut settings = Settings::load(connection.into(), &env)?;
@@ -145,22 +149,30 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
         Command::Audit(Audit::Tail { follow, last, after_seq, output }) => {
             audit::tail(&mut connect()?, follow, last, after_seq, output, out).await
         }
-        Command::Audit(Audit::Verify { .. }) | Command::Completions { .. } | Command::AwsCredentialProcess(_) | Command::Registry(_) => {
-            Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into())
-        }
+        Command::Audit(Audit::Verify { .. })
+        | Command::Completions { .. }
+        | Command::AwsCredentialProcess(_)
+        | Command::Registry(_)
+        | Command::Exec(_)
+        | Command::ExecWatch => Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into()),
     }
 }
 
-/// A client by the flags and the environment; warnings go to standard error.
+/// A client by the flags and the environment.
 fn client(connection: Connection, quiet: bool, as_json: bool) -> Result<Client> {
     let settings = Settings::load(connection.into(), &|name| env::var_os(name))?;
+    tell(&settings, quiet, as_json);
+    Client::new(settings)
+}
+
+/// Tells on standard error what the user should know of the settings: whose identity was found, and what is wrong with files.
+fn tell(settings: &Settings, quiet: bool, as_json: bool) {
     if let Some(name) = settings.found_identity.as_ref().filter(|_| !quiet) {
         output::note(&format!("identity: {name}"), as_json);
     }
     for warning in &settings.warnings {
         output::note(&format!("warning: {warning}"), as_json);
     }
-    Client::new(settings)
 }
 
 impl Command {
@@ -175,7 +187,7 @@ impl Command {
                 *output == IssueFormat::Json
             }
             Self::Lease(Lease::List(List { output, .. })) => *output == TableFormat::Json,
-            Self::AwsCredentialProcess(_) | Self::Registry(_) | Self::Completions { .. } => false,
+            Self::AwsCredentialProcess(_) | Self::Registry(_) | Self::Completions { .. } | Self::Exec(_) | Self::ExecWatch => false,
         }
     }
 }

@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, transport::server::Connected};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{pki::Pki, vended};
+use super::{kinds, pki::Pki, vended};
 
 /// How many leases `List` knows, and how many it gives at most in a page.
 pub const LEASES: u32 = 25;
@@ -51,8 +51,9 @@ pub struct Seen {
     pub grpc_timeout: Mutex<Option<String>>,
     pub page_sizes: Mutex<Vec<u32>>,
     pub revoke_reason: Mutex<String>,
-    pub tails: Mutex<Vec<v1::TailRequest>>,
     pub revoked: Mutex<Vec<String>>,
+    pub audience: Mutex<Option<String>>,
+    pub tails: Mutex<Vec<v1::TailRequest>>,
     /// Whether issuing is unavailable, or hangs.
     pub trouble: Mutex<Option<Trouble>>,
     pub connections: AtomicUsize,
@@ -76,10 +77,19 @@ impl Seen {
         self.calls.lock().unwrap().get(what).copied().unwrap_or(0)
     }
 
+    /// The leases that were revoked, in this order.
+    pub fn revoked(&self) -> Vec<String> {
+        self.revoked.lock().unwrap().clone()
+    }
+
     fn count<T>(&self, what: &str, request: &Request<T>) -> usize {
         let text = |name| request.metadata().get(name).map(|value| value.to_str().unwrap().to_owned());
         *self.authorization.lock().unwrap() = text("authorization");
         *self.grpc_timeout.lock().unwrap() = text("grpc-timeout");
+        self.count_only(what)
+    }
+
+    fn count_only(&self, what: &str) -> usize {
         let mut calls = self.calls.lock().unwrap();
         let calls = calls.entry(what.to_owned()).or_default();
         *calls += 1;
@@ -128,11 +138,18 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Ends it: nothing answers any more.
+    pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -200,11 +217,11 @@ struct Canned {
     seen: Arc<Seen>,
 }
 
-fn status(code: Code, reason: &str, message: &str) -> Status {
+pub fn status(code: Code, reason: &str, message: &str) -> Status {
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, "daypass", HashMap::new()))
 }
 
-fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+pub fn at(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos: 0 })
 }
 
@@ -281,9 +298,21 @@ impl v1::credential_service_server::CredentialService for Canned {
         if let Some(answer) = vended::answer(&role, call) {
             return Ok(Response::new(answer));
         }
-        let Some(v1::issue_request::Input::X509(v1::X509Input { csr_der })) = input else {
-            return Err(Status::invalid_argument("no CSR"));
+        use v1::issue_request::Input;
+        *self.seen.audience.lock().unwrap() = match &input {
+            Some(Input::Jwt(v1::JwtInput { audience })) => Some(audience.clone()),
+            _ => None,
         };
+        if let Some((lease, credential)) = kinds::issue(&role) {
+            return Ok(Response::new(v1::IssueResponse { lease: Some(lease), credential: Some(credential) }));
+        }
+        let Some(Input::X509(v1::X509Input { csr_der })) = input else {
+            return Err(status(Code::InvalidArgument, "INVALID_REQUEST", "no CSR"));
+        };
+        if let Some(lease) = kinds::brief_certificate(&role, 1) {
+            let credential = self.certify(&role, &csr_der).map(|made| kinds::ending_as(made, &lease));
+            return Ok(Response::new(v1::IssueResponse { lease: Some(lease), credential }));
+        }
         let credential = self.certify(&role, &csr_der).ok_or_else(|| status(Code::InvalidArgument, "INVALID_CSR", "bad CSR"))?;
         Ok(Response::new(v1::IssueResponse { lease: Some(lease(1)), credential: Some(credential) }))
     }
@@ -339,9 +368,23 @@ impl v1::lease_service_server::LeaseService for Canned {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        let Some(v1::renew_request::Input::X509(v1::X509Input { csr_der })) = request.into_inner().input else {
-            return Err(Status::invalid_argument("no CSR"));
+        let v1::RenewRequest { lease_id, ttl: _, input } = request.into_inner();
+        let Some(role) = kinds::role_of(&lease_id) else {
+            return Err(status(Code::NotFound, "LEASE_NOT_FOUND", "there is no such lease"));
         };
+        let generation = self.seen.count_only(&format!("renew {role}"));
+        kinds::refuse(role, generation)?;
+        let generation = u32::try_from(generation).unwrap() + 1;
+        if let Some((lease, credential)) = kinds::renew(role, generation) {
+            return Ok(Response::new(v1::RenewResponse { lease: Some(lease), credential: Some(credential) }));
+        }
+        let Some(v1::renew_request::Input::X509(v1::X509Input { csr_der })) = input else {
+            return Err(status(Code::InvalidArgument, "INVALID_REQUEST", "no CSR"));
+        };
+        if let Some(lease) = kinds::brief_certificate(role, generation) {
+            let credential = self.certify(role, &csr_der).map(|made| kinds::ending_as(made, &lease));
+            return Ok(Response::new(v1::RenewResponse { lease: Some(lease), credential }));
+        }
         let lease = v1::Lease { generation: 2, ..lease(1) };
         Ok(Response::new(v1::RenewResponse { lease: Some(lease), credential: self.certify("web", &csr_der) }))
     }
@@ -349,9 +392,12 @@ impl v1::lease_service_server::LeaseService for Canned {
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
         let v1::RevokeRequest { lease_id, reason } = request.into_inner();
         *self.seen.revoke_reason.lock().unwrap() = reason;
-        self.seen.revoked.lock().unwrap().push(lease_id.clone());
         match lease_id.as_str() {
-            GOOD => Ok(Response::new(v1::RevokeResponse {
+            id if kinds::role_of(id).is_some() => self.seen.revoked.lock().unwrap().push(id.to_owned()),
+            _ => {}
+        }
+        match lease_id.as_str() {
+            id if kinds::role_of(id).is_some() => Ok(Response::new(v1::RevokeResponse {
                 lease: Some(v1::Lease { state: v1::LeaseState::Revoked.into(), revoked_at: at(1_800_000_100), ..lease(1) }),
             })),
             FORBIDDEN => Err(status(Code::PermissionDenied, "DENIED", "no policy permits it")),

@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::super::{args::Connection, output};
+use super::super::{args::Connection, tell};
 use crate::client::{Client, error::Result, settings::Settings, types::Lease};
 
 /// Why a lease is revoked at the end, for the record.
@@ -32,11 +32,7 @@ impl Server {
 
     /// Tells what the user should know about the settings, once.
     pub fn warn(&self) -> Result<()> {
-        let settings = self.settings()?;
-        if let Some(name) = settings.found_identity.as_ref().filter(|_| !self.connection.is_quiet()) {
-            output::note(&format!("identity: {name}"), false);
-        }
-        settings.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}"), false));
+        tell(&self.settings()?, self.connection.is_quiet(&|name| env::var_os(name)), false);
         Ok(())
     }
 

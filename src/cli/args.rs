@@ -1,13 +1,22 @@
 //! The command line, as a type. Names, flags and values are a contract.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use jiff::{SignedDuration, Timestamp};
 
-use super::values::{Before, lease_id, name, reason, request_id, timeout, ttl};
+use super::{
+    aws::CredentialProcess,
+    exec,
+    registry::Registry,
+    values::{Before, lease_id, name, reason, request_id, timeout, ttl},
+};
 use crate::{
-    client::{settings::Flags, types},
+    client::{
+        ci::{self, Identity},
+        settings::Flags,
+        types,
+    },
     model::name::{RoleName, TenantName},
 };
 
@@ -28,6 +37,7 @@ Examples:
   daypass whoami                          who you are, and which roles you may have
   daypass issue web --out tls             a key and a certificate into tls/
   daypass issue web --ttl 15m -o json     the same as one JSON object on stdout
+  daypass exec deploy -- aws s3 ls        a command with a credential that is revoked at its end
   daypass lease list --state active       what is out
   daypass lease revoke --role web --dry-run
 
@@ -36,10 +46,12 @@ Environment (a flag wins over it):
   DAYPASS_CA                              CAs to trust for the server, PEM; else the system's
   DAYPASS_CERT, DAYPASS_KEY               your client certificate and its key, PEM
   DAYPASS_TOKEN or DAYPASS_TOKEN_FILE     your OIDC token, or the file that holds it
+  Inside GitHub Actions, GitLab, Buildkite, CircleCI and Kubernetes the job's own
+  identity is found when none of these is set.
 
 Exit codes:
   0 done, 2 usage, 3 not authenticated, 4 denied, 5 not found,
-  6 unavailable or timed out, 1 anything else";
+  6 unavailable or timed out, 1 anything else; `exec` passes its command's on";
 
 /// Short-lived credentials from daypassd: scoped, on record, revocable.
 #[derive(Debug, Parser)]
@@ -54,7 +66,7 @@ pub struct Args {
 }
 
 /// Flags that every command takes.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
     /// The server, as host:port [env: DAYPASS_ADDR]
@@ -72,15 +84,44 @@ pub struct Connection {
     /// The file that holds your OIDC token [env: DAYPASS_TOKEN_FILE, or the token itself in DAYPASS_TOKEN]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
+    /// Whose identity to use when none of these is set: auto, github, gitlab, buildkite, circleci, kubernetes or none [env: DAYPASS_IDENTITY; default: auto]
+    #[arg(long, global = true, value_name = "NAME")]
+    identity: Option<Identity>,
+    /// The audience to ask for that identity's token with [env: DAYPASS_AUDIENCE; default: daypass]
+    #[arg(long, global = true, value_name = "AUDIENCE", value_parser = ci::audience)]
+    token_audience: Option<String>,
+    /// Do not say which identity was found [env: DAYPASS_QUIET]
+    #[arg(short, long, global = true)]
+    quiet: bool,
     /// How long a call may take, its retries included
     #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
 }
 
+impl Connection {
+    /// Whether the identity that was found is not told.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet || std::env::var_os("DAYPASS_QUIET").is_some_and(|value| !value.is_empty())
+    }
+
+    /// As words, for another process of ours.
+    pub fn words(&self) -> Vec<OsString> {
+        let Self { addr, ca, cert, key, token_file, identity, token_audience, quiet, timeout } = self;
+        let paths = [("--ca", ca), ("--cert", cert), ("--key", key), ("--token-file", token_file)];
+        let paths = paths.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.clone().into_os_string())));
+        let addr = addr.iter().map(|addr| ("--addr", OsString::from(addr)));
+        let identity = identity.iter().map(|identity| ("--identity", OsString::from(identity.as_str())));
+        let audience = token_audience.iter().map(|audience| ("--token-audience", OsString::from(audience)));
+        let timeout = ("--timeout", OsString::from(format!("{}ms", timeout.as_millis())));
+        let valued = addr.chain(paths).chain(identity).chain(audience).chain([timeout]);
+        valued.flat_map(|(name, value)| [name.into(), value]).chain(quiet.then(|| "--quiet".into())).collect()
+    }
+}
+
 impl From<Connection> for Flags {
     fn from(flags: Connection) -> Self {
-        let Connection { addr, ca, cert, key, token_file, timeout } = flags;
-        Self { addr, ca, cert, key, token_file, timeout: Some(timeout) }
+        let Connection { addr, ca, cert, key, token_file, identity, token_audience, quiet: _, timeout } = flags;
+        Self { addr, ca, cert, key, token_file, identity, token_audience, timeout: Some(timeout) }
     }
 }
 
@@ -95,6 +136,11 @@ pub enum Command {
     },
     /// Get a credential for a role
     Issue(Issue),
+    /// Run a command with credentials that are renewed while it runs and revoked when it ends
+    Exec(exec::args::Exec),
+    /// Revokes what `exec` leaves behind when it is killed; `exec` starts it by itself
+    #[command(name = exec::WATCH, hide = true)]
+    ExecWatch,
     /// Why you may, or may not, have a role
     Explain {
         /// The role
@@ -109,6 +155,11 @@ pub enum Command {
     /// Read and verify the record
     #[command(subcommand)]
     Audit(Audit),
+    /// Print an AWS session as a `credential_process` of the AWS SDKs
+    AwsCredentialProcess(CredentialProcess),
+    /// Let docker, skopeo and podman take credentials for a registry by themselves
+    #[command(subcommand)]
+    Registry(Registry),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for bash:\n  daypass completions bash > ~/.local/share/bash-completion/completions/daypass")]
     Completions {
@@ -120,15 +171,29 @@ pub enum Command {
 /// `issue`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-Without --out, the key and the certificates go to stdout. With --out, DIR gets
-tls.crt (the certificate and its chain), tls.key (mode 0600) and ca.crt (the CAs
-that verify it). The private key is made here and never leaves this machine.
+Without --out the credential goes to stdout. With --out, DIR gets, by the kind
+of the role, each secret with mode 0600:
+  x509           tls.crt (with its chain), tls.key, ca.crt (the CAs that verify it);
+                 the key is made here and never leaves this machine
+  aws            credentials, for AWS_SHARED_CREDENTIALS_FILE
+  registry, ecr  config.json, for DOCKER_CONFIG=DIR or skopeo --authfile DIR/config.json
+  jwt            token, for AWS_WEB_IDENTITY_TOKEN_FILE and the like
+
+-o env prints lines for a shell's eval; with --out they name the files, without
+it they hold the secrets (a certificate needs --out). When the credential cannot
+be delivered, its lease is revoked.
 
 Examples:
   daypass issue web --out tls
   daypass issue web --ttl 15m --out tls -o json
   eval \"$(daypass issue web --out tls -o env)\"   sets DAYPASS_TLS_CERT and more
-  daypass issue web --csr mine.csr --out tls     for a key that you keep elsewhere")]
+  eval \"$(daypass issue deploy -o env)\"          sets AWS_ACCESS_KEY_ID and more
+  daypass issue push --out cfg && skopeo copy --authfile cfg/config.json ...
+  daypass issue federate --audience demo         a token on stdout
+  daypass issue web --csr mine.csr --out tls     for a key that you keep elsewhere
+
+To run one command with credentials that are renewed and revoked, see
+`daypass exec --help`.")]
 pub struct Issue {
     /// The role; `daypass whoami` lists those you may have
     pub role: String,
@@ -147,12 +212,15 @@ pub struct Making {
     /// How long it shall live, for example 15m or 1h30m [default: the role's]
     #[arg(long, value_name = "SPAN", value_parser = ttl)]
     pub ttl: Option<SignedDuration>,
-    /// Write tls.crt, tls.key and ca.crt into this directory
+    /// Write the credential's files into this directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: Option<PathBuf>,
     /// A certificate request (PKCS #10, PEM or DER) of your own; then no key is made
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub csr: Option<PathBuf>,
+    /// For a role of kind jwt: one of its audiences [default: the role's only one]
+    #[arg(long, value_name = "AUD", value_parser = ci::audience, conflicts_with = "csr")]
+    pub audience: Option<String>,
     /// How to print it: text, json or env
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
     pub output: IssueFormat,
@@ -337,7 +405,7 @@ pub enum IssueFormat {
     Text,
     /// For programs.
     Json,
-    /// For a shell's eval; needs --out.
+    /// For a shell's eval; a certificate needs --out.
     Env,
 }
 
@@ -382,12 +450,25 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_a_connection_parse_back() {
+        let line =
+            "daypass --addr h:1 --ca a --cert b --key c --token-file d --identity auto --token-audience x -q --timeout 1500ms whoami";
+        let first = Args::try_parse_from(line.split(' ')).unwrap().connection;
+        let words = first.words().into_iter().chain(["whoami".into()]);
+        let again = Args::try_parse_from([OsString::from("daypass")].into_iter().chain(words)).unwrap().connection;
+        assert_eq!(format!("{first:?}"), format!("{again:?}"));
+    }
+
+    #[test]
     fn the_contracts_commands_parse() {
         for line in [
             "daypass whoami",
             "daypass whoami -o json",
             "daypass issue web --ttl 15m --out d --csr f -o env --request-id a-1",
             "daypass --addr h:1 issue web --timeout 3s",
+            "daypass issue federate --audience sts.amazonaws.com",
+            "daypass exec web -- ls -l",
+            "daypass exec web deploy --ttl 15m --env --audience web=x -- ls -l",
             "daypass issue web --addr h:1 --ca a --cert b --key c --token-file d",
             "daypass explain web -o json",
             "daypass lease list --role web --tenant a --subject s --state active --issued-before 2h --limit 5 -o table",
@@ -413,6 +494,10 @@ mod tests {
             "daypass issue web --ttl -5m",
             "daypass issue web --ttl 1500ms",
             "daypass issue web -o yaml",
+            "daypass issue web --audience a --csr f",
+            "daypass issue web --audience a\tb",
+            "daypass exec web",
+            "daypass exec -- ls",
             "daypass lease get nonsense",
             "daypass lease list --limit 0",
             "daypass lease list --limit 100001",

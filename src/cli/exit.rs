@@ -8,28 +8,53 @@ use crate::client::error::{Error, Kind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// Anything that the others do not say.
-    Failed = 1,
+    Failed,
     /// The command or its settings are wrong.
-    Usage = 2,
+    Usage,
     /// The server does not know who asks.
-    NotAuthenticated = 3,
+    NotAuthenticated,
     /// The server says no.
-    Denied = 4,
+    Denied,
     /// There is no such thing.
-    NotFound = 5,
+    NotFound,
     /// Unavailable, or timed out.
-    Unavailable = 6,
-    /// Ended by SIGINT: 128 and its number, as shells have it.
-    Interrupted = 130,
+    Unavailable,
+    /// Ended by SIGINT.
+    Interrupted,
     /// Ended by SIGTERM.
-    Terminated = 143,
+    Terminated,
+    /// What `exec` has from its command.
+    Command(u8),
+}
+
+impl Exit {
+    /// Ended by a signal: 128 and its number, as shells have it.
+    pub fn signal(number: i32) -> Self {
+        u8::try_from(number).map_or(Self::Failed, |number| Self::Command(128_u8.saturating_add(number)))
+    }
+
+    /// The number itself.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotAuthenticated => 3,
+            Self::Denied => 4,
+            Self::NotFound => 5,
+            Self::Unavailable => 6,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
@@ -91,9 +116,10 @@ mod tests {
             (Kind::Other, 1),
         ];
         for (kind, code) in codes {
-            assert_eq!(Exit::from(kind) as u8, code);
+            assert_eq!(Exit::from(kind).code(), code);
         }
-        assert_eq!(Exit::Done as u8, 0);
+        assert_eq!(Exit::Done.code(), 0);
+        assert_eq!((Exit::signal(2), Exit::signal(9).code()), (Exit::Command(130), 137));
     }
 
     #[test]

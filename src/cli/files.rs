@@ -1,4 +1,4 @@
-//! Writes a key and certificates into a directory: all of them or none, never half of one.
+//! Writes the files of a credential into a directory: all of them or none, never half of one.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -21,6 +21,14 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 /// The roots that verify it.
 pub const CA: &str = "ca.crt";
+/// An AWS session, as AWS' shared credentials file has it.
+pub const AWS_CREDENTIALS: &str = "credentials";
+/// A registry's user and secret, as docker keeps them.
+pub const DOCKER_CONFIG: &str = "config.json";
+/// A token.
+pub const TOKEN: &str = "token";
+/// Every name that a credential's file can have.
+pub const ALL: &[&str] = &[KEY, CA, CERTIFICATE, AWS_CREDENTIALS, DOCKER_CONFIG, TOKEN];
 
 /// A directory that was found fit to be written to.
 #[derive(Debug)]
@@ -123,8 +131,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-
-    const ALL: &[&str] = &[KEY, CA, CERTIFICATE];
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777

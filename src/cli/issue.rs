@@ -1,16 +1,15 @@
-//! `issue` and `lease renew`: a key, a request, a certificate, files.
+//! `issue` and `lease renew`: a key, a request, a credential of whatever kind the role is, and where it goes.
 
 use std::{io::Write, path::Path};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{
     args::{Issue, IssueFormat, Making},
-    exit::{Exit, Outcome},
+    exit::{Exit, Outcome, Stop},
     files::{self, OutDir},
+    material::{CredentialJson, Material},
     output,
 };
 use crate::{
@@ -19,67 +18,64 @@ use crate::{
         csr::{self, Csr, PrivateKey},
         error::{Error, Kind, Result},
         settings::read_bounded,
-        types::{Credential, IssueOrder, Issued, Lease, OrderInput, RenewOrder, X509Credential},
+        types::{CredentialKind, IssueOrder, Issued, Lease, OrderInput, RenewOrder},
     },
     clock,
     model::name::RoleName,
 };
 
-/// The columns of a line of PEM (RFC 7468, section 2).
-const PEM_COLUMNS: usize = 64;
+/// Why a lease is revoked whose credential reached nobody, for the record.
+pub const UNDELIVERED: &str = "the client could not deliver the credential";
 
-/// What is made ready before the server is asked, so that a wrong file or a full disk costs no lease.
+/// What is made ready before the server is asked, so that a wrong file costs no lease.
 struct Ready {
     format: IssueFormat,
-    key: Option<PrivateKey>,
-    csr: Csr,
+    input: Input,
     out: Option<OutDir>,
+}
+
+/// What the order carries. The kind of a role is not known beforehand: a request for a certificate goes along, and other kinds
+/// take no notice of it.
+enum Input {
+    /// The key of the request is made here, in memory.
+    OwnKey(PrivateKey, Csr),
+    /// A request whose key the caller has.
+    Csr(Csr),
+    /// Only a token can come of it.
+    Audience(String),
 }
 
 /// The JSON of an issued credential: a contract.
 #[derive(Serialize)]
 struct IssuedJson<'a> {
     lease: &'a Lease,
-    credential: X509Json<'a>,
-}
-
-/// The JSON of a certificate: a contract.
-#[derive(Serialize)]
-struct X509Json<'a> {
-    certificate: &'a str,
-    ca: &'a str,
-    serial: &'a str,
-    not_before: Timestamp,
-    not_after: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    private_key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate_file: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    private_key_file: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_file: Option<String>,
+    credential: CredentialJson<'a>,
 }
 
 /// `issue`.
 pub async fn issue(client: &mut Client, args: Issue, out: &mut dyn Write) -> Outcome {
     let Issue { role, making, request_id } = args;
     check_role(&role)?;
+    // Whoever repeats the same request gets the same certificate again, and it may lie where an earlier run put it.
+    let repeatable = request_id.is_some() && making.csr.is_some();
     let ttl = making.ttl;
     let ready = Ready::new(making)?;
-    let request_id = request_id.unwrap_or_else(|| uuid::Builder::from_random_bytes(clock::random()).into_uuid().to_string());
-    let order = IssueOrder { role, ttl, request_id, input: OrderInput::Csr(ready.csr.der().to_vec()) };
-    let issued = client.issue(order).await?;
-    ready.deliver(issued, out)
+    let order = IssueOrder { role, ttl, request_id: request_id.unwrap_or_else(new_request_id), input: ready.input.order() };
+    let Issued { lease, credential } = client.issue(order).await?;
+    match ready.deliver(&lease, credential, out) {
+        Err(stop) if !repeatable => Err(undelivered(client, &lease, stop).await),
+        outcome => outcome,
+    }
 }
 
 /// `lease renew`.
 pub async fn renew(client: &mut Client, lease_id: String, making: Making, out: &mut dyn Write) -> Outcome {
     let ttl = making.ttl;
     let ready = Ready::new(making)?;
-    let order = RenewOrder { lease_id, ttl, input: OrderInput::Csr(ready.csr.der().to_vec()) };
-    let issued = client.renew(order).await?;
-    ready.deliver(issued, out)
+    let order = RenewOrder { lease_id, ttl, input: ready.input.order() };
+    let Issued { lease, credential } = client.renew(order).await?;
+    // What was handed out before is still good, and somebody works with it: the lease is not revoked when this one is lost.
+    ready.deliver(&lease, credential, out)
 }
 
 /// A name that no role can have is the name of no role: the same answer as for any other unknown one.
@@ -89,116 +85,147 @@ pub fn check_role(role: &str) -> Result<()> {
     })
 }
 
+/// A random one: the repetitions of one order are one request.
+pub fn new_request_id() -> String {
+    uuid::Builder::from_random_bytes(clock::random()).into_uuid().to_string()
+}
+
+/// Revokes a lease whose credential reached nobody, and says so.
+async fn undelivered(client: &mut Client, lease: &Lease, stop: Stop) -> Stop {
+    let revoked = client.revoke(&lease.id, UNDELIVERED).await;
+    let Stop::Error(error) = stop else { return stop };
+    let told = match revoked {
+        Ok(_) => format!("its lease {} is revoked", lease.id),
+        Err(why) => format!("its lease {} could not be revoked ({why}) and lives until {}", lease.id, lease.expires_at),
+    };
+    Stop::Error(error.hint(&told))
+}
+
+impl Input {
+    fn order(&self) -> OrderInput {
+        match self {
+            Self::OwnKey(_, csr) | Self::Csr(csr) => OrderInput::Csr(csr.der().to_vec()),
+            Self::Audience(audience) => OrderInput::Audience(audience.clone()),
+        }
+    }
+}
+
 impl Ready {
     fn new(making: Making) -> Result<Self> {
-        let Making { ttl: _, out, csr, output: format } = making;
-        if format == IssueFormat::Env && out.is_none() {
-            return Err(Error::usage("-o env names files: say where with --out DIR"));
-        }
-        let (key, csr) = match csr {
-            Some(path) => (None, read_csr(&path)?),
-            None => csr::make().map(|(key, csr)| (Some(key), csr))?,
+        let Making { ttl: _, out, csr, audience, output: format } = making;
+        let input = match (audience, csr) {
+            (Some(audience), _) => Input::Audience(audience),
+            (None, Some(path)) => Input::Csr(read_csr(&path)?),
+            (None, None) => csr::make().map(|(key, csr)| Input::OwnKey(key, csr))?,
         };
-        let names: &[_] = if key.is_some() { &[files::KEY, files::CA, files::CERTIFICATE] } else { &[files::CA, files::CERTIFICATE] };
-        let mut out = out.map(|path| OutDir::prepare(&path, names)).transpose()?;
-        if let (Some(out), Some(key)) = (&mut out, &key) {
-            out.stage(files::KEY, 0o600, key.pem().as_bytes())?;
+        let own_key = matches!(input, Input::OwnKey(..));
+        let names: Vec<_> = files::ALL.iter().copied().filter(|name| own_key || *name != files::KEY).collect();
+        let out = out.map(|path| OutDir::prepare(&path, &names)).transpose()?;
+        if out.as_ref().is_some_and(|dir| dir.file("").to_str().is_none()) {
+            return Err(Error::usage("--out must be a path of UTF-8 text"));
         }
-        Ok(Self { format, key, csr, out })
+        Ok(Self { format, input, out })
     }
 
-    /// Checks the certificate, writes the files, and only then says that it is done.
-    fn deliver(self, issued: Issued, out: &mut dyn Write) -> Outcome {
-        let Issued { lease, credential } = issued;
-        let Credential::X509(X509Credential { chain_der, root_der, not_before, not_after }) = credential else {
-            return Err(Error::usage("this kind cannot be printed yet").into());
-        };
-        let leaf = chain_der.first().ok_or_else(|| Error::bad_answer("lacks a certificate"))?;
-        let serial = self.csr.serial_of(leaf)?;
-        let (certificate, ca) = (pem(&chain_der), pem(&root_der));
-        let written = match self.out {
-            Some(dir) => Some(write(dir, self.key.is_some(), &certificate, &ca)?),
-            None => None,
-        };
-        match (self.format, &written) {
-            (IssueFormat::Json, _) => {
-                let private_key = if written.is_none() { self.key.as_ref().map(PrivateKey::pem) } else { None };
-                let (certificate_file, private_key_file, ca_file) = match written {
-                    Some(Written { certificate, key, ca }) => (Some(certificate), key, Some(ca)),
-                    None => (None, None, None),
-                };
-                let credential = X509Json {
-                    certificate: &certificate,
-                    ca: &ca,
-                    serial: &serial,
-                    not_before,
-                    not_after,
-                    private_key,
-                    certificate_file,
-                    private_key_file,
-                    ca_file,
-                };
-                // The text may hold the private key: this buffer is wiped, as the others of it are.
-                let mut text = Zeroizing::new(Vec::with_capacity(16 * 1024));
-                output::json(&mut *text, &IssuedJson { lease: &lease, credential })?;
-                out.write_all(&text)?;
-            }
-            (IssueFormat::Env, Some(written)) => written.print_env(&lease, out)?,
-            (IssueFormat::Text, Some(written)) => {
-                output::lease(out, &lease)?;
-                written.print(out)?;
-            }
-            (IssueFormat::Text | IssueFormat::Env, None) => {
-                output::lease(&mut std::io::stderr(), &lease)?;
-                if let Some(key) = &self.key {
-                    out.write_all(key.pem().as_bytes())?;
+    /// Checks the credential, writes the files, and only then says that it is done.
+    fn deliver(self, lease: &Lease, credential: crate::client::types::Credential, out: &mut dyn Write) -> Outcome {
+        let (csr, key) = match self.input {
+            Input::OwnKey(key, csr) => (Some(csr), Some(key)),
+            Input::Csr(csr) => {
+                if lease.kind != CredentialKind::X509 {
+                    output::note("--csr is for certificates; it was not needed", self.format == IssueFormat::Json);
                 }
-                out.write_all(certificate.as_bytes())?;
-                out.write_all(ca.as_bytes())?;
+                (Some(csr), None)
             }
+            Input::Audience(_) => (None, None),
+        };
+        let material = Material::take(credential, csr.as_ref(), key)?;
+        if self.format == IssueFormat::Env && self.out.is_none() && material.variables().is_none() {
+            return Err(Error::usage("-o env of a certificate names files: say where with --out DIR").into());
         }
+        match self.out {
+            Some(dir) => {
+                let folder = dir.file("");
+                let path = move |name: &'static str| path_text(&folder, name);
+                write(dir, &material)?;
+                Delivery { format: self.format, lease, material: &material, path: Some(&path) }.print(out)?;
+            }
+            None => Delivery { format: self.format, lease, material: &material, path: None }.print(out)?,
+        }
+        // What is still on its way may yet meet a full disk.
+        out.flush()?;
         Ok(Exit::Done)
     }
 }
 
-/// Where the files lie: absolute paths.
-struct Written {
-    certificate: String,
-    key: Option<String>,
-    ca: String,
+/// What is said about a credential once its files are written.
+struct Delivery<'a> {
+    format: IssueFormat,
+    lease: &'a Lease,
+    material: &'a Material,
+    /// Gives the path of a file that was written; none without --out.
+    path: Option<&'a dyn Fn(&'static str) -> String>,
 }
 
-impl Written {
-    fn print_env(&self, lease: &Lease, out: &mut dyn Write) -> std::io::Result<()> {
-        output::export(out, "DAYPASS_LEASE_ID", &lease.id)?;
-        output::export(out, "DAYPASS_TLS_CERT", &self.certificate)?;
-        if let Some(key) = &self.key {
-            output::export(out, "DAYPASS_TLS_KEY", key)?;
+impl Delivery<'_> {
+    fn print(&self, out: &mut dyn Write) -> Outcome<()> {
+        // The text holds secrets: this buffer is wiped, as the others of them are, and is large enough not to move.
+        let mut text = Zeroizing::new(Vec::with_capacity(64 * 1024));
+        match self.format {
+            IssueFormat::Json => output::json(&mut *text, &IssuedJson { lease: self.lease, credential: self.material.json(self.path) })?,
+            IssueFormat::Env => self.exports(&mut text)?,
+            IssueFormat::Text => match self.path {
+                Some(path) => {
+                    output::lease(&mut *text, self.lease)?;
+                    for name in self.material.names() {
+                        writeln!(text, "{:<11} {}", label(name), path(name))?;
+                    }
+                }
+                None => {
+                    // The credential matters; a closed standard error does not.
+                    let _ = output::lease(&mut std::io::stderr(), self.lease);
+                    self.material.text(&mut *text)?;
+                }
+            },
         }
-        output::export(out, "DAYPASS_TLS_CA", &self.ca)
+        Ok(out.write_all(&text)?)
     }
 
-    fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        writeln!(out, "certificate {}", self.certificate)?;
-        if let Some(key) = &self.key {
-            writeln!(out, "key         {key}")?;
-        }
-        writeln!(out, "ca          {}", self.ca)
+    fn exports(&self, text: &mut Vec<u8>) -> std::io::Result<()> {
+        output::export(text, "DAYPASS_LEASE_ID", &self.lease.id)?;
+        let variables = match self.path {
+            Some(path) => self.material.file_variables(path),
+            None => self.material.variables().unwrap_or_default(),
+        };
+        variables.iter().try_for_each(|(name, value)| output::export(text, name, value))
     }
 }
 
-fn write(mut dir: OutDir, with_key: bool, certificate: &str, ca: &str) -> Result<Written> {
-    let path = |name| {
-        let path = dir.file(name);
-        path.to_str().map(str::to_owned).ok_or_else(|| Error::usage("--out must be a path of UTF-8 text"))
-    };
-    let key = if with_key { Some(path(files::KEY)?) } else { None };
-    let written = Written { certificate: path(files::CERTIFICATE)?, key, ca: path(files::CA)? };
-    // The key was staged first; the certificate comes last: whoever waits for it then finds the others.
-    dir.stage(files::CA, 0o644, ca.as_bytes())?;
-    dir.stage(files::CERTIFICATE, 0o644, certificate.as_bytes())?;
-    dir.commit()?;
-    Ok(written)
+fn write(mut dir: OutDir, material: &Material) -> Result<()> {
+    for file in material.files() {
+        dir.stage(file.name, file.mode, &file.content)?;
+    }
+    dir.commit()
+}
+
+/// What a file is called in text for people.
+fn label(name: &str) -> &'static str {
+    match name {
+        files::CERTIFICATE => "certificate",
+        files::KEY => "key",
+        files::CA => "ca",
+        files::AWS_CREDENTIALS => "credentials",
+        files::DOCKER_CONFIG => "config",
+        _ => "token",
+    }
+}
+
+/// The path of a file in a directory that is known to be UTF-8 text; of the directory itself without a name.
+fn path_text(folder: &Path, name: &str) -> String {
+    match name {
+        "" => folder.to_string_lossy().trim_end_matches('/').to_owned(),
+        name => folder.join(name).to_string_lossy().into_owned(),
+    }
 }
 
 fn read_csr(path: &Path) -> Result<Csr> {
@@ -207,37 +234,9 @@ fn read_csr(path: &Path) -> Result<Csr> {
     Csr::parse(&bytes).map_err(fault)
 }
 
-/// Certificates as PEM (RFC 7468).
-fn pem(certificates: &[Vec<u8>]) -> String {
-    let mut text = String::new();
-    for der in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let encoded = STANDARD.encode(der);
-        for line in encoded.as_bytes().chunks(PEM_COLUMNS) {
-            text.extend(line.iter().copied().map(char::from));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use rustls_pki_types::{CertificateDer, pem::PemObject};
-
     use super::*;
-
-    #[test]
-    fn pem_reads_back() {
-        for length in [0, 1, 47, 48, 49, 96, 1000] {
-            let ders = vec![vec![7_u8; length], vec![9; 3]];
-            let text = pem(&ders);
-            assert!(text.lines().all(|line| line.len() <= PEM_COLUMNS));
-            let read: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| der.unwrap().to_vec()).collect();
-            assert_eq!(read, ders);
-        }
-    }
 
     #[test]
     fn a_role_that_cannot_be_is_not_found() {
@@ -249,8 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn env_without_a_directory_is_usage_before_anything_is_made() {
-        let making = Making { ttl: None, out: None, csr: None, output: IssueFormat::Env };
-        assert_eq!(Ready::new(making).err().unwrap().kind(), Kind::Usage);
+    fn a_key_is_made_unless_there_is_no_need() {
+        let making = |audience: Option<&str>| Making {
+            ttl: None,
+            out: None,
+            csr: None,
+            audience: audience.map(str::to_owned),
+            output: IssueFormat::Json,
+        };
+        assert!(matches!(Ready::new(making(None)).unwrap().input, Input::OwnKey(..)));
+        assert!(matches!(Ready::new(making(Some("sts"))).unwrap().input.order(), OrderInput::Audience(audience) if audience == "sts"));
     }
 }

@@ -2,11 +2,16 @@
 
 pub mod args;
 mod audit;
+mod aws;
+mod cache;
+pub mod exec;
 pub mod exit;
 mod files;
 mod issue;
 mod lease;
+mod material;
 mod output;
+pub mod registry;
 mod usage;
 mod values;
 
@@ -34,8 +39,11 @@ use crate::{
 
 /// Runs one command with the process's own arguments, environment and streams.
 pub fn run(words: Vec<OsString>) -> Exit {
+    if registry::helper::is_name(words.first()) {
+        return registry::helper::run(&words);
+    }
     let wants_json = usage::wants_json(&words);
-    let args = match Args::try_parse_from(words) {
+    let args = match Args::try_parse_from(exec::args::with_escape(words)) {
         Ok(args) => args,
         Err(error) => return usage::tell(&error, wants_json),
     };
@@ -63,21 +71,24 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
             Ok(Exit::Done)
         }
         Command::Audit(Audit::Verify { path, output }) => audit::verify(&path, output, out),
-        command => {
-            // One thread is enough for one caller; a name that does not resolve must not hold up the exit.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime =
-                runtime.map_err(|error| Error::new(Kind::Other, "SYSTEM", format!("this system gives no event loop: {error}")))?;
-            let outcome = runtime.block_on(async {
-                tokio::select! {
-                    outcome = call(connection, command, out) => outcome,
-                    stop = signalled() => Err(stop),
-                }
-            });
-            runtime.shutdown_background();
-            outcome
-        }
+        Command::Exec(args) => exec::run(connection, args),
+        Command::ExecWatch => exec::watch(connection),
+        command => block_on(async {
+            tokio::select! {
+                outcome = call(connection, command, out) => outcome,
+                stop = signalled() => Err(stop),
+            }
+        })?,
     }
+}
+
+/// Runs to the end of a future. One thread is enough for one caller; a name that does not resolve must not hold up the exit.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Kind::Other, "SYSTEM", format!("this system gives no event loop: {error}")))?;
+    let outcome = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(outcome)
 }
 
 /// Ends when the process is told to: then what the call began is dropped, and with it the files that are not done.
@@ -95,7 +106,18 @@ async fn signalled() -> Stop {
 async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> Outcome {
     let now = SystemClock.now();
     let as_json = command.is_json();
-    let connect = || client(connection, as_json);
+    let env = |name: &str| env::var_os(name);
+    let quiet = connection.is_quiet();
+    let command = match command {
+        Command::AwsCredentialProcess(args) => {
+            let mut settings = Settings::load(connection.into(), &env)?;
+            settings.found_identity.take_if(|_| quiet);
+            return aws::credential_process(settings, args, &env, out).await;
+        }
+        Command::Registry(command) => return registry::run(connection.into(), quiet, command, &env, out).await,
+        command => command,
+    };
+    let connect = || client(connection, quiet, as_json);
     match command {
         Command::Whoami { output } => {
             let who = connect()?.who_am_i().await?;
@@ -127,15 +149,21 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
         Command::Audit(Audit::Tail { follow, last, after_seq, output }) => {
             audit::tail(&mut connect()?, follow, last, after_seq, output, out).await
         }
-        Command::Audit(Audit::Verify { .. }) | Command::Completions { .. } => {
-            Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into())
-        }
+        Command::Audit(Audit::Verify { .. })
+        | Command::Completions { .. }
+        | Command::AwsCredentialProcess(_)
+        | Command::Registry(_)
+        | Command::Exec(_)
+        | Command::ExecWatch => Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into()),
     }
 }
 
 /// A client by the flags and the environment; warnings go to standard error.
-fn client(connection: Connection, as_json: bool) -> Result<Client> {
+fn client(connection: Connection, quiet: bool, as_json: bool) -> Result<Client> {
     let settings = Settings::load(connection.into(), &|name| env::var_os(name))?;
+    if let Some(name) = settings.found_identity.as_ref().filter(|_| !quiet) {
+        output::note(&format!("identity: {name}"), as_json);
+    }
     for warning in &settings.warnings {
         output::note(&format!("warning: {warning}"), as_json);
     }
@@ -154,7 +182,7 @@ impl Command {
                 *output == IssueFormat::Json
             }
             Self::Lease(Lease::List(List { output, .. })) => *output == TableFormat::Json,
-            Self::Completions { .. } => false,
+            Self::AwsCredentialProcess(_) | Self::Registry(_) | Self::Completions { .. } | Self::Exec(_) | Self::ExecWatch => false,
         }
     }
 }

@@ -17,20 +17,22 @@ pub(super) fn issue_request(order: IssueOrder) -> v1::IssueRequest {
     use v1::issue_request::Input;
     let IssueOrder { role, ttl, request_id, input } = order;
     let input = match input {
-        OrderInput::Csr(csr_der) => Input::X509(v1::X509Input { csr_der }),
-        OrderInput::Audience(audience) => Input::Jwt(v1::JwtInput { audience }),
+        OrderInput::Csr(csr_der) => Some(Input::X509(v1::X509Input { csr_der })),
+        OrderInput::Audience(audience) => Some(Input::Jwt(v1::JwtInput { audience })),
+        OrderInput::Nothing => None,
     };
-    v1::IssueRequest { role, ttl: ttl.map(duration), request_id, input: Some(input) }
+    v1::IssueRequest { role, ttl: ttl.map(duration), request_id, input }
 }
 
 pub(super) fn renew_request(order: RenewOrder) -> v1::RenewRequest {
     use v1::renew_request::Input;
     let RenewOrder { lease_id, ttl, input } = order;
     let input = match input {
-        OrderInput::Csr(csr_der) => Input::X509(v1::X509Input { csr_der }),
-        OrderInput::Audience(audience) => Input::Jwt(v1::JwtInput { audience }),
+        OrderInput::Csr(csr_der) => Some(Input::X509(v1::X509Input { csr_der })),
+        OrderInput::Audience(audience) => Some(Input::Jwt(v1::JwtInput { audience })),
+        OrderInput::Nothing => None,
     };
-    v1::RenewRequest { lease_id, ttl: ttl.map(duration), input: Some(input) }
+    v1::RenewRequest { lease_id, ttl: ttl.map(duration), input }
 }
 
 pub(super) fn filter(filter: LeaseFilter) -> v1::LeaseFilter {

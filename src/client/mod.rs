@@ -1,12 +1,15 @@
 //! The client: one connection, typed calls, bounded retries. Generated messages stay in here.
 
+pub mod ci;
 mod connect;
 mod convert;
 pub mod csr;
 pub mod error;
+pub mod fingerprint;
 pub mod settings;
 mod stream;
 pub mod text;
+pub mod token;
 pub mod types;
 
 use std::time::Duration;
@@ -18,7 +21,8 @@ pub use self::stream::{Records, Revocations, TailFrom};
 use self::{
     connect::{Connection, Connector},
     error::{Error, Kind, Result},
-    settings::{Settings, Token},
+    settings::Settings,
+    token::{Bearer, Token},
     types::{Explanation, IssueOrder, Issued, Lease, LeaseFilter, Page, RenewOrder, WhoAmI},
 };
 use crate::proto::v1::{
@@ -38,7 +42,7 @@ pub const MAX_ANSWER: usize = 4 << 20;
 pub struct Client {
     connector: Connector,
     connection: Option<Connection>,
-    token: Option<Token>,
+    bearer: Option<Bearer>,
     anonymous: bool,
     timeout: Duration,
 }
@@ -49,9 +53,10 @@ impl Client {
     /// # Errors
     /// Usage, when the certificates or the key cannot be used.
     pub fn new(settings: Settings) -> Result<Self> {
-        let Settings { address, roots, identity, token, timeout, warnings: _ } = settings;
+        let Settings { address, roots, identity, token, timeout, found_identity: _, warnings: _ } = settings;
         let anonymous = identity.is_none() && token.is_none();
-        Ok(Self { connector: Connector::new(address, roots, identity)?, connection: None, token, anonymous, timeout })
+        let connector = Connector::new(address, roots, identity)?;
+        Ok(Self { connector, connection: None, bearer: token.map(Bearer::new), anonymous, timeout })
     }
 
     /// How the server sees the caller.
@@ -70,8 +75,9 @@ impl Client {
     /// A credential under a new lease. The order's request id makes its repetitions safe.
     pub async fn issue(&mut self, order: IssueOrder) -> Result<Issued> {
         let request = convert::issue_request(order);
-        let answer = self.call(request, async |channel, request| credentials(channel).issue(request).await).await?;
-        convert::issue_response(answer)
+        let answer = self.call(request, async |channel, request| credentials(channel).issue(request).await).await;
+        self.spend_token();
+        convert::issue_response(answer?)
     }
 
     /// One lease.
@@ -93,8 +99,9 @@ impl Client {
     /// the same lease, and nothing else.
     pub async fn renew(&mut self, order: RenewOrder) -> Result<Issued> {
         let request = convert::renew_request(order);
-        let answer = self.call(request, async |channel, request| leases(channel).renew(request).await).await?;
-        convert::renew_response(answer)
+        let answer = self.call(request, async |channel, request| leases(channel).renew(request).await).await;
+        self.spend_token();
+        convert::renew_response(answer?)
     }
 
     /// Revokes one lease, and tells how it stands now. Idempotent.
@@ -102,6 +109,13 @@ impl Client {
         let request = v1::RevokeRequest { lease_id: id.to_owned(), reason: reason.to_owned() };
         let answer = self.call(request, async |channel, request| leases(channel).revoke(request).await).await?;
         convert::revoke_response(answer)
+    }
+
+    /// For one credential a token may be used once: the next call asks for another where there is one to have.
+    fn spend_token(&mut self) {
+        if let Some(bearer) = &mut self.bearer {
+            bearer.spent();
+        }
     }
 
     /// One call with one answer, which the server is told to give within the time limit too.
@@ -145,7 +159,8 @@ impl Client {
         deadline: Instant,
     ) -> Result<(Connection, A)> {
         let connection = self.connection(deadline).await?;
-        let mut request = self.request(message);
+        let token = timeout_at(deadline, self.token()).await.map_err(|_| self.no_token())??;
+        let mut request = with_token(message, token);
         if matches!(limit, Limit::Answer) {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         }
@@ -168,13 +183,11 @@ impl Client {
         Ok(self.connection.insert(connection).clone())
     }
 
-    /// A message with the caller's token.
-    fn request<Q>(&self, message: Q) -> Request<Q> {
-        let mut request = Request::new(message);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.header());
+    async fn token(&mut self) -> Result<Option<Token>> {
+        match &mut self.bearer {
+            Some(bearer) => bearer.token(Instant::now()).await.map(Some),
+            None => Ok(None),
         }
-        request
     }
 
     /// What a failed call means: the TLS alert of the server when it sent one, else the status.
@@ -190,6 +203,13 @@ impl Client {
             return error.hint("set DAYPASS_CERT and DAYPASS_KEY, or DAYPASS_TOKEN_FILE, to say who you are");
         }
         error
+    }
+
+    fn no_token(&self) -> Error {
+        Error::timed_out(format!(
+            "this job's identity could not be had within {:?}; try again, or give it longer with --timeout",
+            self.timeout
+        ))
     }
 
     fn no_answer(&self) -> Error {
@@ -214,6 +234,15 @@ enum Limit {
     Answer,
     /// The beginning of a stream, which may then live longer: the server must not be told.
     Beginning,
+}
+
+/// A message with the caller's token.
+fn with_token<Q>(message: Q, token: Option<Token>) -> Request<Q> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", token.header());
+    }
+    request
 }
 
 fn credentials(channel: Channel) -> Credentials<Channel> {

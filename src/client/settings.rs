@@ -10,20 +10,21 @@ use std::{
 };
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tonic::metadata::{Ascii, MetadataValue};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::error::{Error, Result};
+use super::{
+    ci::{self, DEFAULT_AUDIENCE, Identity},
+    error::{Error, Result},
+    fingerprint::Fingerprint,
+    token::TokenSource,
+};
 
 /// How long a call may take, its connection and its repetitions included, when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest file of certificates, key or token that is read, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
-
-/// The longest token, in bytes; servers bound their headers.
-pub const MAX_TOKEN: usize = 16 * 1024;
 
 /// What the command line says; each one wins over the environment.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +39,10 @@ pub struct Flags {
     pub key: Option<PathBuf>,
     /// `--token-file`.
     pub token_file: Option<PathBuf>,
+    /// `--identity`.
+    pub identity: Option<Identity>,
+    /// `--token-audience`.
+    pub token_audience: Option<String>,
     /// `--timeout`.
     pub timeout: Option<Duration>,
 }
@@ -51,9 +56,11 @@ pub struct Settings {
     /// Who is asking, by certificate.
     pub identity: Option<ClientCertificate>,
     /// Who is asking, by token.
-    pub token: Option<Token>,
+    pub token: Option<TokenSource>,
     /// How long a call may take.
     pub timeout: Duration,
+    /// Which identity was found without being set, for people; none when it was set.
+    pub found_identity: Option<String>,
     /// What the user should know; one line each.
     pub warnings: Vec<String>,
 }
@@ -77,24 +84,6 @@ pub struct ClientCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// Its key; rustls wipes it when it drops it.
     pub key: PrivateKeyDer<'static>,
-}
-
-/// A bearer token, as the value of an `authorization` header that libraries do not print.
-#[derive(Clone)]
-pub struct Token(MetadataValue<Ascii>);
-
-impl Token {
-    /// The header's value.
-    pub(super) fn header(&self) -> MetadataValue<Ascii> {
-        self.0.clone()
-    }
-}
-
-/// Nothing of it.
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
 }
 
 /// A server's address.
@@ -145,12 +134,14 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 impl Settings {
     /// From flags, then `DAYPASS_ADDR`, `DAYPASS_CA`, `DAYPASS_CERT`, `DAYPASS_KEY`, `DAYPASS_TOKEN` or
-    /// `DAYPASS_TOKEN_FILE`. An empty variable counts as unset.
+    /// `DAYPASS_TOKEN_FILE`, `DAYPASS_IDENTITY`, `DAYPASS_AUDIENCE`. An empty variable counts as unset. Where no certificate and no
+    /// token is set, the identity that the job has from where it runs.
     ///
     /// # Errors
-    /// A usage error that names the flag or variable, and the file, that is missing or wrong.
+    /// A usage error that names the flag or variable, and the file, that is missing or wrong; not authenticated (`NO_IDENTITY`) when
+    /// nothing is set and the job has no identity where it could have one.
     pub fn load(flags: Flags, env: Env<'_>) -> Result<Self> {
-        let Flags { addr, ca, cert, key, token_file, timeout } = flags;
+        let Flags { addr, ca, cert, key, token_file, identity: wanted, token_audience, timeout } = flags;
         let mut warnings = Vec::new();
         let address = address(addr, env)?;
         let roots = match Source::find(ca, "--ca", "DAYPASS_CA", env) {
@@ -167,8 +158,75 @@ impl Settings {
             (Some(cert), None) => return Err(Error::usage(format!("{cert} is set without its key: set DAYPASS_KEY or --key"))),
             (None, Some(key)) => return Err(Error::usage(format!("{key} is set without its certificate: set DAYPASS_CERT or --cert"))),
         };
-        let token = token(token_file, env)?;
-        Ok(Self { address, roots, identity, token, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT), warnings })
+        let Found { token, found_identity } = Found::token(token_file, wanted, token_audience, identity.is_some(), env)?;
+        Ok(Self { address, roots, identity, token, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT), found_identity, warnings })
+    }
+
+    /// What tells this caller at this server from others, without asking anyone: hex digits that give nothing away.
+    ///
+    /// # Errors
+    /// When the token's file cannot be read.
+    pub fn caller(&self) -> Result<String> {
+        let mut print = Fingerprint::of("daypass caller").field(self.address.to_string());
+        if let Roots::Only { certificates, .. } = &self.roots {
+            print = certificates.iter().fold(print.field("roots"), |print, root| print.field(root));
+        }
+        if let Some(ClientCertificate { chain, .. }) = &self.identity {
+            print = chain.first().into_iter().fold(print.field("certificate"), |print, leaf| print.field(leaf));
+        }
+        if let Some(source) = &self.token {
+            print = print.field("token").field(source.caller()?);
+        }
+        Ok(print.hex())
+    }
+}
+
+/// Where tokens come from, and whether that was found and not set.
+struct Found {
+    token: Option<TokenSource>,
+    found_identity: Option<String>,
+}
+
+impl Found {
+    fn token(
+        flag: Option<PathBuf>,
+        wanted: Option<Identity>,
+        audience: Option<String>,
+        has_certificate: bool,
+        env: Env<'_>,
+    ) -> Result<Self> {
+        let by_flag = matches!(wanted, Some(Identity::Of(_)));
+        if flag.is_some() && by_flag {
+            return Err(Error::usage("--identity and --token-file both say whose token to use: give one of them"));
+        }
+        // A flag wins over the environment: one that names an identity over a token there.
+        let set = if by_flag { None } else { token(flag, env)? };
+        if set.is_some() {
+            return Ok(Self { token: set, found_identity: None });
+        }
+        let wanted = match (wanted, variable("DAYPASS_IDENTITY", env)) {
+            (Some(wanted), _) => wanted,
+            (None, Some(text)) => {
+                text.to_string_lossy().parse().map_err(|why| Error::usage(format!("DAYPASS_IDENTITY is no identity: {why}")))?
+            }
+            (None, None) => Identity::Auto,
+        };
+        if wanted == Identity::Auto && has_certificate {
+            return Ok(Self { token: None, found_identity: None });
+        }
+        let found = ci::find(wanted, &token_audience(audience, env)?, env)?;
+        let found_identity = found.as_ref().map(|source| source.name().to_owned());
+        Ok(Self { token: found, found_identity })
+    }
+}
+
+fn token_audience(flag: Option<String>, env: Env<'_>) -> Result<String> {
+    if let Some(audience) = flag {
+        return Ok(audience);
+    }
+    match variable("DAYPASS_AUDIENCE", env) {
+        Some(text) => ci::audience(&text.to_string_lossy()).map_err(|why| Error::usage(format!("DAYPASS_AUDIENCE is no audience: {why}"))),
+        None => Ok(DEFAULT_AUDIENCE.to_owned()),
     }
 }
 
@@ -187,35 +245,17 @@ fn address(flag: Option<String>, env: Env<'_>) -> Result<Address> {
     text.parse().map_err(|why| Error::usage(format!("{name} is no address: {why}")))
 }
 
-fn token(flag: Option<PathBuf>, env: Env<'_>) -> Result<Option<Token>> {
-    let (name, text) = match (flag.is_none(), variable("DAYPASS_TOKEN", env)) {
-        (true, Some(text)) => {
-            let text = text.into_string().map_err(|_| Error::usage("DAYPASS_TOKEN holds more than a token"))?;
-            ("DAYPASS_TOKEN".to_owned(), Zeroizing::new(text))
-        }
-        _ => match Source::find(flag, "--token-file", "DAYPASS_TOKEN_FILE", env) {
-            Some(source) => (source.to_string(), source.text()?),
-            None => return Ok(None),
-        },
-    };
-    bearer(&text).map(Some).ok_or_else(|| {
-        Error::usage(format!("{name} holds no token: it must be one line of at most {MAX_TOKEN} bytes without spaces, as your CI gave it"))
-    })
-}
-
-/// A token as a header's value (RFC 6750, section 2.1: only visible ASCII).
-fn bearer(text: &str) -> Option<Token> {
-    let token = text.trim();
-    if token.is_empty() || token.len() > MAX_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return None;
+fn token(flag: Option<PathBuf>, env: Env<'_>) -> Result<Option<TokenSource>> {
+    if let (true, Some(text)) = (flag.is_none(), variable("DAYPASS_TOKEN", env)) {
+        let text = text.into_string().map_err(|_| Error::usage("DAYPASS_TOKEN holds more than a token"))?;
+        return TokenSource::fixed("DAYPASS_TOKEN", &Zeroizing::new(text)).map(Some);
     }
-    let header = Zeroizing::new(format!("Bearer {token}"));
-    let mut value = MetadataValue::try_from(header.as_str()).ok()?;
-    value.set_sensitive(true);
-    Some(Token(value))
+    let source = Source::find(flag, "--token-file", "DAYPASS_TOKEN_FILE", env);
+    source.map(|source| TokenSource::file(source.to_string(), source.path)).transpose()
 }
 
-fn variable(name: &str, env: Env<'_>) -> Option<OsString> {
+/// A variable that is set to something.
+pub(crate) fn variable(name: &str, env: Env<'_>) -> Option<OsString> {
     env(name).filter(|value| !value.is_empty())
 }
 
@@ -241,12 +281,6 @@ impl Source {
 
     fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
         read_bounded(&self.path).map_err(|why| Error::usage(format!("{self} cannot be read: {why}")))
-    }
-
-    fn text(&self) -> Result<Zeroizing<String>> {
-        let bytes = self.bytes()?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Error::usage(format!("{self} is not text")))?;
-        Ok(Zeroizing::new(text.to_owned()))
     }
 
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
@@ -298,7 +332,15 @@ pub(crate) fn plain(error: &std::io::Error) -> String {
 mod tests {
     use std::collections::HashMap;
 
-    use super::*;
+    use super::{
+        super::token::{MAX_TOKEN, Token},
+        *,
+    };
+
+    fn taken(settings: &Settings) -> Token {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(settings.token.as_ref().unwrap().fresh_token()).unwrap()
+    }
 
     fn load(flags: Flags, env: &[(&str, &str)]) -> Result<Settings> {
         let env: HashMap<String, OsString> = env.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
@@ -371,7 +413,7 @@ mod tests {
     #[test]
     fn a_token_is_one_word_and_never_printed() {
         let settings = load(Flags::default(), &[("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", "ey.canary.sig\n")]).unwrap();
-        let token = settings.token.unwrap();
+        let token = taken(&settings);
         assert_eq!(token.header().to_str().unwrap(), "Bearer ey.canary.sig");
         assert!(!format!("{token:?} {:?}", token.header()).contains("canary"));
         for bad in ["two words", "caf\u{e9}", "a\u{7}b", &"x".repeat(MAX_TOKEN + 1)] {
@@ -386,7 +428,7 @@ mod tests {
         let file = dir.path().join("token");
         fs::write(&file, "from-file\n").unwrap();
         let env = [("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", "from-env"), ("DAYPASS_TOKEN_FILE", file.to_str().unwrap())];
-        let header = |flags| load(flags, &env).unwrap().token.unwrap().header().to_str().unwrap().to_owned();
+        let header = |flags| taken(&load(flags, &env).unwrap()).header().to_str().unwrap().to_owned();
         assert_eq!(header(Flags::default()), "Bearer from-env");
         assert_eq!(header(Flags { token_file: Some(file.clone()), ..Flags::default() }), "Bearer from-file");
     }
@@ -401,5 +443,39 @@ mod tests {
         assert!(source.warn_if_readable_by_others().unwrap().contains("0640"));
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(source.warn_if_readable_by_others(), None);
+    }
+
+    #[test]
+    fn what_is_set_wins_over_what_is_found() {
+        let here = [("DAYPASS_ADDR", "h:1"), ("GITLAB_CI", "true"), ("DAYPASS_ID_TOKEN", "from.git.lab")];
+        let found = load(Flags::default(), &here).unwrap();
+        assert_eq!(found.found_identity.as_deref(), Some("GitLab CI (DAYPASS_ID_TOKEN)"));
+        assert_eq!(taken(&found).header().to_str().unwrap(), "Bearer from.git.lab");
+        let with = |more: &[(&'static str, &'static str)]| [here.as_slice(), more].concat();
+        let set = load(Flags::default(), &with(&[("DAYPASS_TOKEN", "set")])).unwrap();
+        assert_eq!((taken(&set).header().to_str().unwrap(), set.found_identity), ("Bearer set", None));
+        let none = load(Flags::default(), &with(&[("DAYPASS_IDENTITY", "none")])).unwrap();
+        assert!(none.token.is_none());
+        let flags = Flags { identity: Some("gitlab".parse().unwrap()), ..Flags::default() };
+        let flag = load(flags.clone(), &with(&[("DAYPASS_TOKEN", "set")])).unwrap();
+        assert_eq!(taken(&flag).header().to_str().unwrap(), "Bearer from.git.lab");
+        assert!(fault(Flags { token_file: Some("f".into()), ..flags }, &here).contains("--identity and --token-file"));
+        assert!(fault(Flags::default(), &with(&[("DAYPASS_IDENTITY", "gihub")])).contains("DAYPASS_IDENTITY"));
+        assert!(fault(Flags::default(), &with(&[("DAYPASS_AUDIENCE", "a b")])).contains("DAYPASS_AUDIENCE"));
+    }
+
+    #[test]
+    fn a_caller_is_told_apart_by_server_and_identity() {
+        let caller = |env: &[(&str, &str)]| load(Flags::default(), env).unwrap().caller().unwrap();
+        let all = [
+            caller(&[("DAYPASS_ADDR", "h:1")]),
+            caller(&[("DAYPASS_ADDR", "h:2")]),
+            caller(&[("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", "a")]),
+            caller(&[("DAYPASS_ADDR", "h:1"), ("DAYPASS_TOKEN", "b")]),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[at + 1..].contains(one));
+        }
+        assert_eq!(all[0], caller(&[("DAYPASS_ADDR", "https://h:1")]));
     }
 }

@@ -305,6 +305,8 @@ pub enum OrderInput {
     Csr(Vec<u8>),
     /// The audience of a JWT.
     Audience(String),
+    /// Nothing: for an AWS session or a registry's secret. A role of kind X.509 refuses it before anything is made.
+    Nothing,
 }
 
 /// What `lease renew` asks for.

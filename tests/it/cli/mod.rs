@@ -1,12 +1,23 @@
 //! The real `daypass` binary against a server that speaks the contract over real TLS.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+mod aws_process;
+mod ci;
+mod ci_scripts;
 mod connection;
+mod docker_helper;
+mod exec;
+mod exec_aws;
+mod exec_signals;
 mod face;
 mod issue;
+mod issue_kinds;
+mod kinds;
 mod lease;
 mod pki;
+mod runner;
 mod server;
+mod vended;
 
 use std::process::{Command, Output, Stdio};
 

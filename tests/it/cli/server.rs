@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, transport::server::Connected};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::pki::Pki;
+use super::{kinds, pki::Pki, vended};
 
 /// How many leases `List` knows, and how many it gives at most in a page.
 pub const LEASES: u32 = 25;
@@ -51,20 +51,45 @@ pub struct Seen {
     pub grpc_timeout: Mutex<Option<String>>,
     pub page_sizes: Mutex<Vec<u32>>,
     pub revoke_reason: Mutex<String>,
+    pub audience: Mutex<Option<String>>,
     pub tails: Mutex<Vec<v1::TailRequest>>,
+    pub revoked: Mutex<Vec<String>>,
+    /// Whether issuing is unavailable, or hangs.
+    pub trouble: Mutex<Option<Trouble>>,
     pub connections: AtomicUsize,
     pub handshake: Mutex<String>,
 }
 
+/// What goes wrong while it lasts, whatever the role.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Down,
+    Hangs,
+    Denies,
+}
+
 impl Seen {
+    pub fn trouble(&self, trouble: impl Into<Option<Trouble>>) {
+        *self.trouble.lock().unwrap() = trouble.into();
+    }
+
     pub fn calls(&self, what: &str) -> usize {
         self.calls.lock().unwrap().get(what).copied().unwrap_or(0)
+    }
+
+    /// The leases that were revoked, in this order.
+    pub fn revoked(&self) -> Vec<String> {
+        self.revoked.lock().unwrap().clone()
     }
 
     fn count<T>(&self, what: &str, request: &Request<T>) -> usize {
         let text = |name| request.metadata().get(name).map(|value| value.to_str().unwrap().to_owned());
         *self.authorization.lock().unwrap() = text("authorization");
         *self.grpc_timeout.lock().unwrap() = text("grpc-timeout");
+        self.count_only(what)
+    }
+
+    fn count_only(&self, what: &str) -> usize {
         let mut calls = self.calls.lock().unwrap();
         let calls = calls.entry(what.to_owned()).or_default();
         *calls += 1;
@@ -113,11 +138,18 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Ends it: nothing answers any more.
+    pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -185,15 +217,15 @@ struct Canned {
     seen: Arc<Seen>,
 }
 
-fn status(code: Code, reason: &str, message: &str) -> Status {
+pub fn status(code: Code, reason: &str, message: &str) -> Status {
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, "daypass", HashMap::new()))
 }
 
-fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+pub fn at(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos: 0 })
 }
 
-fn lease(number: u32) -> v1::Lease {
+pub fn lease(number: u32) -> v1::Lease {
     v1::Lease {
         id: format!("0192f0c1-7b5a-7000-8000-{number:012x}"),
         role: "web".to_owned(),
@@ -255,10 +287,32 @@ impl v1::credential_service_server::CredentialService for Canned {
         let call = self.seen.count(&request.get_ref().role, &request);
         let v1::IssueRequest { role, request_id, input, .. } = request.into_inner();
         self.seen.request_ids.lock().unwrap().push(request_id);
-        self.behave(&role, call).await?;
-        let Some(v1::issue_request::Input::X509(v1::X509Input { csr_der })) = input else {
-            return Err(Status::invalid_argument("no CSR"));
+        let trouble = *self.seen.trouble.lock().unwrap();
+        let role_in_trouble = match trouble {
+            Some(Trouble::Down) => "down",
+            Some(Trouble::Hangs) => "slow",
+            Some(Trouble::Denies) => "denied",
+            None => role.as_str(),
         };
+        self.behave(role_in_trouble, call).await?;
+        if let Some(answer) = vended::answer(&role, call) {
+            return Ok(Response::new(answer));
+        }
+        use v1::issue_request::Input;
+        *self.seen.audience.lock().unwrap() = match &input {
+            Some(Input::Jwt(v1::JwtInput { audience })) => Some(audience.clone()),
+            _ => None,
+        };
+        if let Some((lease, credential)) = kinds::issue(&role) {
+            return Ok(Response::new(v1::IssueResponse { lease: Some(lease), credential: Some(credential) }));
+        }
+        let Some(Input::X509(v1::X509Input { csr_der })) = input else {
+            return Err(status(Code::InvalidArgument, "INVALID_REQUEST", "no CSR"));
+        };
+        if let Some(lease) = kinds::brief_certificate(&role, 1) {
+            let credential = self.certify(&role, &csr_der).map(|made| kinds::ending_as(made, &lease));
+            return Ok(Response::new(v1::IssueResponse { lease: Some(lease), credential }));
+        }
         let credential = self.certify(&role, &csr_der).ok_or_else(|| status(Code::InvalidArgument, "INVALID_CSR", "bad CSR"))?;
         Ok(Response::new(v1::IssueResponse { lease: Some(lease(1)), credential: Some(credential) }))
     }
@@ -314,9 +368,23 @@ impl v1::lease_service_server::LeaseService for Canned {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        let Some(v1::renew_request::Input::X509(v1::X509Input { csr_der })) = request.into_inner().input else {
-            return Err(Status::invalid_argument("no CSR"));
+        let v1::RenewRequest { lease_id, ttl: _, input } = request.into_inner();
+        let Some(role) = kinds::role_of(&lease_id) else {
+            return Err(status(Code::NotFound, "LEASE_NOT_FOUND", "there is no such lease"));
         };
+        let generation = self.seen.count_only(&format!("renew {role}"));
+        kinds::refuse(role, generation)?;
+        let generation = u32::try_from(generation).unwrap() + 1;
+        if let Some((lease, credential)) = kinds::renew(role, generation) {
+            return Ok(Response::new(v1::RenewResponse { lease: Some(lease), credential: Some(credential) }));
+        }
+        let Some(v1::renew_request::Input::X509(v1::X509Input { csr_der })) = input else {
+            return Err(status(Code::InvalidArgument, "INVALID_REQUEST", "no CSR"));
+        };
+        if let Some(lease) = kinds::brief_certificate(role, generation) {
+            let credential = self.certify(role, &csr_der).map(|made| kinds::ending_as(made, &lease));
+            return Ok(Response::new(v1::RenewResponse { lease: Some(lease), credential }));
+        }
         let lease = v1::Lease { generation: 2, ..lease(1) };
         Ok(Response::new(v1::RenewResponse { lease: Some(lease), credential: self.certify("web", &csr_der) }))
     }
@@ -324,8 +392,9 @@ impl v1::lease_service_server::LeaseService for Canned {
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
         let v1::RevokeRequest { lease_id, reason } = request.into_inner();
         *self.seen.revoke_reason.lock().unwrap() = reason;
+        self.seen.revoked.lock().unwrap().push(lease_id.clone());
         match lease_id.as_str() {
-            GOOD => Ok(Response::new(v1::RevokeResponse {
+            id if kinds::role_of(id).is_some() => Ok(Response::new(v1::RevokeResponse {
                 lease: Some(v1::Lease { state: v1::LeaseState::Revoked.into(), revoked_at: at(1_800_000_100), ..lease(1) }),
             })),
             FORBIDDEN => Err(status(Code::PermissionDenied, "DENIED", "no policy permits it")),

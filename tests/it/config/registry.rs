@@ -9,13 +9,14 @@ fn world() -> (tempfile::TempDir, String) {
     let ca = bootstrap::create_root("Token CA", now(), SignedDuration::from_hours(2400)).unwrap();
     fs::write(dir.path().join("registry-ca.pem"), &ca.certificate_pem).unwrap();
     fs::write(dir.path().join("registry-ca.key"), ca.key_pem.as_bytes()).unwrap();
+    let all: Vec<&str> = SAMPLE.lines().collect();
+    let begins = |at: usize| all[at] == "# [[registry]]" || (all[at] == "# [[role]]" && all[at + 1] == "# name = \"push\"");
     let mut inside = false;
-    let lines = SAMPLE.lines().map(|line| {
-        let bare = line.strip_prefix("# ").unwrap_or_default();
-        inside = bare == "[[registry]]" || (bare == "[[role]]" && !inside) || (inside && line.starts_with("# "));
-        if inside { bare } else { line }
-    });
-    let text: Vec<&str> = lines.collect();
+    let taken_in = |(at, line): (usize, &&'static str)| {
+        inside = begins(at) || (inside && line.starts_with("# "));
+        if inside { line.trim_start_matches("# ") } else { *line }
+    };
+    let text: Vec<&str> = all.iter().enumerate().map(taken_in).collect();
     (dir, text.join("\n"))
 }
 

@@ -114,8 +114,8 @@ pub fn client(world: &World, caller: &Caller) -> Client {
         ca: Some(world.file("ca.pem")),
         cert: pair.as_ref().map(|pair| pair.cert.clone()),
         key: pair.map(|pair| pair.key),
-        token_file: None,
         timeout: Some(Duration::from_secs(10)),
+        ..settings::Flags::default()
     };
     let token = caller.token.clone();
     let env = move |name: &str| (name == "DAYPASS_TOKEN").then(|| token.clone().map(Into::into)).flatten();

@@ -1,0 +1,200 @@
+//! Keeps a credential fresh while the command runs.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+
+use super::{
+    super::{issue, material::Material, output},
+    server::Server,
+};
+use crate::{
+    client::{
+        csr,
+        error::{Error, Kind, Result},
+        types::{IssueOrder, Issued, Lease, OrderInput, RenewOrder},
+    },
+    clock::{self, Clock, SystemClock},
+};
+
+/// The wall clock is looked at this often, because a machine that sleeps does not count the time.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The wait before a renewal is tried again, at first; it doubles.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest wait before a renewal is tried again.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// The role.
+    pub role: String,
+    /// The life of each credential; none means the role's default.
+    pub ttl: Option<SignedDuration>,
+    /// The audience, for a role of kind jwt.
+    pub audience: Option<String>,
+}
+
+/// A credential that is out, and its lease.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// How it was asked for.
+    pub wish: Wish,
+    /// The lease.
+    pub lease: Lease,
+    /// When the credential that the command has was received, by this machine's clock.
+    since: Timestamp,
+    /// When it ends.
+    until: Timestamp,
+}
+
+impl Wish {
+    /// A lease, with its credential.
+    pub async fn issue(self, server: &Server) -> Result<(Held, Material)> {
+        let (own, input) = self.input()?;
+        let order = IssueOrder { role: self.role.clone(), ttl: self.ttl, request_id: issue::new_request_id(), input };
+        let mut client = server.client()?;
+        let Issued { lease, credential } = client.issue(order).await?;
+        let (csr, key) = own.unzip();
+        match Material::take(credential, csr.as_ref(), key) {
+            Ok(material) => {
+                let held = Held { wish: self, lease, since: SystemClock.now(), until: material.expires_at() };
+                Ok((held, material))
+            }
+            Err(error) => Err(match client.revoke(&lease.id, issue::UNDELIVERED).await {
+                Ok(_) => error.hint(&format!("its lease {} is revoked", lease.id)),
+                Err(why) => error.hint(&format!("its lease {} could not be revoked: {why}", lease.id)),
+            }),
+        }
+    }
+
+    /// A key and a request for it, made in memory, unless only a token can come of it.
+    fn input(&self) -> Result<(Option<(csr::Csr, csr::PrivateKey)>, OrderInput)> {
+        match &self.audience {
+            Some(audience) => Ok((None, OrderInput::Audience(audience.clone()))),
+            None => {
+                let (key, csr) = csr::make()?;
+                let input = OrderInput::Csr(csr.der().to_vec());
+                Ok((Some((csr, key)), input))
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Waits until half of the life has passed, then renews, and tries again until the credential ends. None when there is
+    /// no use in it any more; why has been said.
+    pub async fn renewed(self, server: Server) -> Option<(Self, Material)> {
+        let role = self.wish.role.clone();
+        if !self.lease.renewable {
+            until(self.until).await;
+            warn(&role, "its credential has ended, and it cannot be renewed");
+            return None;
+        }
+        until(half(self.since, self.until)).await;
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            let error = match self.renew(&server).await {
+                Ok((held, material)) => {
+                    if told {
+                        output::note(&format!("role {role}: renewed after all, until {}", held.until), false);
+                    }
+                    return Some((held, material));
+                }
+                Err(error) => error,
+            };
+            let left = Duration::try_from(SystemClock.now().duration_until(self.until)).unwrap_or(Duration::ZERO);
+            if left.is_zero() {
+                warn(&role, &format!("its credential has ended, and it could not be renewed: {error}"));
+                return None;
+            }
+            if !may_pass(&error) {
+                warn(&role, &format!("it is not renewed any more, and ends at {}: {error}", self.until));
+                return None;
+            }
+            if !told {
+                warn(&role, &format!("it could not be renewed yet; this is tried again until {}: {error}", self.until));
+                told = true;
+            }
+            sleep(jittered(pause).min(left)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The same credential as long as the newer one could not be handed over.
+    pub fn undelivered(self, newer: &Self) -> Self {
+        // Half of what is left, so that it is tried again before the command has nothing.
+        Self { lease: newer.lease.clone(), since: SystemClock.now(), ..self }
+    }
+
+    async fn renew(&self, server: &Server) -> Result<(Self, Material)> {
+        let (own, input) = self.wish.input()?;
+        let order = RenewOrder { lease_id: self.lease.id.clone(), ttl: self.wish.ttl, input };
+        let Issued { lease, credential } = server.client()?.renew(order).await?;
+        let (csr, key) = own.unzip();
+        let material = Material::take(credential, csr.as_ref(), key)?;
+        Ok((Self { wish: self.wish.clone(), lease, since: SystemClock.now(), until: material.expires_at() }, material))
+    }
+}
+
+/// Whether a failed renewal may succeed later: the server is away, or our token will be replaced by a fresh one.
+fn may_pass(error: &Error) -> bool {
+    let code = ["INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED", "RATE_LIMITED", "ABORTED"].contains(&error.code());
+    code || matches!(error.kind(), Kind::Unavailable | Kind::NotAuthenticated | Kind::Usage)
+}
+
+fn half(since: Timestamp, until: Timestamp) -> Timestamp {
+    since + since.duration_until(until) / 2
+}
+
+async fn until(at: Timestamp) {
+    while let Ok(left) = Duration::try_from(SystemClock.now().duration_until(at)) {
+        if left.is_zero() {
+            return;
+        }
+        sleep(left.min(LOOK)).await;
+    }
+}
+
+/// Between half of it and the whole: the jobs of one pipeline must not come all at once.
+fn jittered(pause: Duration) -> Duration {
+    let [byte] = clock::random::<1>();
+    pause / 2 + pause.mul_f64(f64::from(byte) / 512.0)
+}
+
+fn warn(role: &str, text: &str) {
+    output::note(&format!("warning: role {role}: {text}"), false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_life() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!(half(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:15:00Z")), at("2026-01-01T00:07:30Z"));
+        // It has ended: it is due at once.
+        assert!(half(at("2026-01-01T00:15:00Z"), at("2026-01-01T00:00:00Z")) < at("2026-01-01T00:15:00Z"));
+    }
+
+    #[test]
+    fn a_pause_is_between_half_and_all_of_it() {
+        for _ in 0..100 {
+            let pause = jittered(FIRST_PAUSE);
+            assert!(pause >= FIRST_PAUSE / 2 && pause < FIRST_PAUSE, "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let error = |kind, code: &'static str| Error::new(kind, code, "x");
+        assert!(may_pass(&Error::unavailable("x")) && may_pass(&error(Kind::NotAuthenticated, "TOKEN_EXPIRED")));
+        assert!(may_pass(&error(Kind::Other, "INTERNAL")));
+        assert!(!may_pass(&error(Kind::Denied, "DENIED")) && !may_pass(&error(Kind::Other, "NOT_RENEWABLE")));
+    }
+}

@@ -25,8 +25,9 @@ use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
-    args::{Args, Audit, Command, Connection, Issue, IssueFormat, Lease, List, Making, Revoke, TableFormat, TextFormat},
+    args::{Args, Audit, Command, Connection, Lease, List, Revoke, TableFormat, TextFormat},
     exit::{Exit, Outcome, Stop},
+    issue::args::{Issue, IssueFormat, Making},
 };
 use crate::{
     client::{

@@ -9,12 +9,12 @@ use super::{
     aws::CredentialProcess,
     exec,
     registry::Registry,
-    values::{Before, audience, lease_id, name, reason, request_id, timeout, ttl},
+    values::{Before, lease_id, name, reason, request_id, timeout, ttl},
 };
 use crate::{
     client::{
         ci::{self, Identity},
-        settings::{Env, Flags, variable},
+        settings::Flags,
         types,
     },
     model::name::{RoleName, TenantName},
@@ -99,9 +99,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether the identity that was found is not to be told.
-    pub fn is_quiet(&self, env: Env<'_>) -> bool {
-        self.quiet || variable("DAYPASS_QUIET", env).is_some()
+    /// Whether the identity that was found is not told.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet || std::env::var_os("DAYPASS_QUIET").is_some_and(|value| !value.is_empty())
     }
 
     /// As words, for another process of ours.
@@ -110,9 +110,9 @@ impl Connection {
         let paths = [("--ca", ca), ("--cert", cert), ("--key", key), ("--token-file", token_file)];
         let paths = paths.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.clone().into_os_string())));
         let addr = addr.iter().map(|addr| ("--addr", OsString::from(addr)));
-        let timeout = ("--timeout", OsString::from(format!("{}ms", timeout.as_millis())));
         let identity = identity.iter().map(|identity| ("--identity", OsString::from(identity.as_str())));
         let audience = token_audience.iter().map(|audience| ("--token-audience", OsString::from(audience)));
+        let timeout = ("--timeout", OsString::from(format!("{}ms", timeout.as_millis())));
         let valued = addr.chain(paths).chain(identity).chain(audience).chain([timeout]);
         valued.flat_map(|(name, value)| [name.into(), value]).chain(quiet.then(|| "--quiet".into())).collect()
     }
@@ -219,7 +219,7 @@ pub struct Making {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub csr: Option<PathBuf>,
     /// For a role of kind jwt: one of its audiences [default: the role's only one]
-    #[arg(long, value_name = "AUD", value_parser = audience, conflicts_with = "csr")]
+    #[arg(long, value_name = "AUD", value_parser = ci::audience, conflicts_with = "csr")]
     pub audience: Option<String>,
     /// How to print it: text, json or env
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
@@ -451,7 +451,8 @@ mod tests {
 
     #[test]
     fn the_words_of_a_connection_parse_back() {
-        let line = "daypass --addr h:1 --ca a --cert b --key c --token-file d --timeout 1500ms whoami";
+        let line =
+            "daypass --addr h:1 --ca a --cert b --key c --token-file d --identity auto --token-audience x -q --timeout 1500ms whoami";
         let first = Args::try_parse_from(line.split(' ')).unwrap().connection;
         let words = first.words().into_iter().chain(["whoami".into()]);
         let again = Args::try_parse_from([OsString::from("daypass")].into_iter().chain(words)).unwrap().connection;

@@ -12,9 +12,6 @@ pub const MAX_REQUEST_ID: usize = 128;
 /// The longest reason, in bytes.
 pub const MAX_REASON: usize = 256;
 
-/// The longest audience, in bytes.
-pub const MAX_AUDIENCE: usize = 512;
-
 /// A time, or a span before now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
@@ -78,12 +75,6 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
 pub(super) fn request_id(text: &str) -> Result<String, String> {
     let id = RequestId::try_from(text.to_owned());
     id.map(|id| id.as_str().to_owned()).map_err(|_| format!("it must be 1 to {MAX_REQUEST_ID} printable ASCII characters, none a space"))
-}
-
-/// An audience: 1 to [`MAX_AUDIENCE`] bytes without spaces and control characters.
-pub(super) fn audience(text: &str) -> Result<String, String> {
-    let good = (1..=MAX_AUDIENCE).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || c.is_control());
-    if good { Ok(text.to_owned()) } else { Err(format!("it must be 1 to {MAX_AUDIENCE} bytes without spaces")) }
 }
 
 /// At most [`MAX_REASON`] bytes without control characters, as the server takes it.

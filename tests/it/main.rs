@@ -4,11 +4,14 @@
 mod attack;
 mod audit;
 mod authn;
+mod aws;
 mod cli;
 mod config;
 mod e2e;
+mod jwt;
 mod policy;
 mod readme;
+mod registry;
 mod store;
 mod support;
 mod vend;

@@ -5,10 +5,8 @@ use std::{collections::BTreeSet, ffi::OsString};
 use clap::{Args as ClapArgs, CommandFactory};
 use jiff::SignedDuration;
 
-use super::super::{
-    args::Args,
-    values::{audience, ttl},
-};
+use super::super::{args::Args, values::ttl};
+use crate::client::ci;
 
 const HELP: &str = "\
 What CMD finds, by the kind of the role:
@@ -56,7 +54,7 @@ pub struct Exec {
     #[arg(long, value_name = "SPAN", value_parser = ttl)]
     pub ttl: Option<SignedDuration>,
     /// For a role of kind jwt: one of its audiences; with several roles say which: ROLE=AUD
-    #[arg(long = "audience", value_name = "[ROLE=]AUD", value_parser = audience)]
+    #[arg(long = "audience", value_name = "[ROLE=]AUD", value_parser = ci::audience)]
     pub audiences: Vec<String>,
     /// Also put secrets into variables, which are not renewed
     #[arg(long)]

@@ -81,14 +81,14 @@ impl PrivateDir {
                 .map_err(|error| fault(&link, &error))
         });
         match swapped {
-            Ok(()) => self.remove_generations(name, [Some(folder.into()), older]),
+            Ok(()) => self.remove_generations(name, &[Some(folder.into()), older]),
             Err(_) => drop(fs::remove_dir_all(&path)),
         }
         swapped.map(|()| link)
     }
 
     /// Removes the generations of a folder, but for these.
-    fn remove_generations(&self, name: &str, kept: [Option<PathBuf>; 2]) {
+    fn remove_generations(&self, name: &str, kept: &[Option<PathBuf>; 2]) {
         let prefix = format!(".{name}.");
         let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let ours = names

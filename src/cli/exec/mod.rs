@@ -35,12 +35,13 @@ use self::{
 };
 use super::{
     args::Connection,
+    block_on,
     exit::{Exit, Outcome, Stop},
     issue::check_role,
     material::Material,
     output,
 };
-use crate::client::error::{Error, Kind, Result};
+use crate::client::error::{Error, Result};
 
 /// The most roles of one command.
 pub const MAX_ROLES: usize = 16;
@@ -55,11 +56,7 @@ pub const HASTE: Duration = Duration::from_secs(1);
 pub fn run(connection: Connection, args: Exec) -> Outcome {
     let wishes = wishes(&args)?;
     let signals = Signals::catch()?;
-    let runtime = event_loop()?;
-    let outcome = runtime.block_on(exec(Server::new(connection), wishes, args, signals));
-    // A name that does not resolve must not hold up the exit.
-    runtime.shutdown_background();
-    outcome
+    block_on(exec(Server::new(connection), wishes, args, signals))?
 }
 
 /// The watcher of an `exec`.
@@ -221,11 +218,4 @@ impl Charge {
 async fn issue_one(wish: Wish, server: &Server, many: bool) -> Result<(Held, Material)> {
     let role = wish.role.clone();
     wish.issue(server).await.map_err(|error| if many { error.hint(&format!("this is about role {role}")) } else { error })
-}
-
-fn event_loop() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::new(Kind::Other, "SYSTEM", format!("this system gives no event loop: {error}")))
 }

@@ -27,6 +27,7 @@ use tokio::{
 
 use super::{
     super::{
+        block_on,
         exit::{Exit, Outcome},
         output,
     },
@@ -192,10 +193,7 @@ impl Charge {
         if let Some(command) = &self.command {
             command.end();
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| fault(&error))?;
-        let left = runtime.block_on(revoke(self.leases.clone(), server, client));
-        runtime.shutdown_background();
+        let left = block_on(revoke(self.leases.clone(), server, client))?;
         if let Some(dir) = &self.dir {
             dir::remove(dir);
         }

@@ -78,6 +78,9 @@ pub(super) fn read(path: &Path) -> Result<Option<(Times, SigningKey)>, String> {
     // Room for all of it, so that no copy is left behind by growing.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(usize::MAX) + 1));
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| at(path, &error))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("{}: it is larger than {MAX_FILE} bytes", path.display()));
+    }
     parse(&text).map(Some).map_err(|fault| format!("{}: {fault}", path.display()))
 }
 

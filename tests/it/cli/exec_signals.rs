@@ -16,6 +16,8 @@ use super::{
 use crate::support::parts::wait_until;
 
 /// Counts each signal in a file, and ends with 9 when there is a file "enough".
+///
+/// `sh` tells of what a signal ended ("Terminated") on standard error; that is not ours.
 const COUNTER: &str = r#"
     for name in HUP INT QUIT TERM USR1 USR2 WINCH; do trap "echo $name >> '$OUT/got'" $name; done
     echo $$ > "$OUT/ready"
@@ -82,7 +84,7 @@ fn what_is_typed_at_a_terminal_reaches_the_command_once() {
     let inner = server.exec("web", COUNTER);
     let quoted: Vec<_> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(|word| quoted(word.to_str().unwrap())).collect();
     let mut command = Command::new("script");
-    command.args(["-qefc", &quoted.join(" "), "/dev/null"]).env_clear();
+    command.args(["-qefc", &format!("exec {}", quoted.join(" ")), "/dev/null"]).env_clear();
     command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let sh = server.wait_for("ready");
@@ -170,14 +172,8 @@ fn when_its_whole_group_is_killed_the_watcher_still_revokes() {
 #[test]
 fn a_job_that_is_stopped_goes_on() {
     let server = Server::new();
-    let child = server.exec(
-        "brief-web",
-        r#"trap 'echo x > "$OUT/got"' USR1; echo $$ > "$OUT/ready"; while test ! -e "$OUT/got"; do sleep 0.05; done; exit 9"#,
-    );
-    let child = {
-        let mut child = child;
-        child.spawn().unwrap()
-    };
+    let script = r#"trap 'echo x > "$OUT/got"' USR1; echo $$ > "$OUT/ready"; while test ! -e "$OUT/got"; do sleep 0.05; done; exit 9"#;
+    let child = server.exec("brief-web", script).spawn().unwrap();
     server.wait_for("ready");
     let exec = child.id().to_string();
     kill("STOP", &exec);

@@ -7,6 +7,7 @@ mod ci_scripts;
 mod connection;
 mod docker_helper;
 mod exec;
+mod exec_aws;
 mod exec_signals;
 mod face;
 mod issue;

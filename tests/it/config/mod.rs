@@ -14,7 +14,7 @@ use daypass::{
     server::config,
 };
 
-const SAMPLE: &str = include_str!("../../../deploy/daypass.toml");
+pub const SAMPLE: &str = include_str!("../../../deploy/daypass.toml");
 const POLICY: &str = include_str!("../../../deploy/policy.cedar");
 
 fn now() -> Timestamp {
@@ -22,7 +22,7 @@ fn now() -> Timestamp {
 }
 
 /// The files that the sample names, in a directory that stands for /etc/daypass.
-fn etc() -> tempfile::TempDir {
+pub fn etc() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let day = SignedDuration::from_hours(24);
     let root = bootstrap::create_root("Root", now(), day * 100).unwrap();
@@ -66,7 +66,7 @@ fn root_crl() -> (String, Vec<u8>) {
     (pem, crl.der)
 }
 
-fn load(dir: &Path, text: &str) -> Result<config::Config, Vec<String>> {
+pub fn load(dir: &Path, text: &str) -> Result<config::Config, Vec<String>> {
     let text = text.replace("/etc/daypass", dir.to_str().unwrap()).replace("/var/lib/daypass", dir.to_str().unwrap());
     let path = dir.join("daypass.toml");
     fs::write(&path, text).unwrap();

@@ -4,6 +4,7 @@ mod audit_log;
 mod canary;
 mod crash;
 mod denied;
+mod exec;
 mod limits;
 mod matrix;
 mod outage;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use daypass::{
     model::{
         SignedDuration, Timestamp,
-        lease::{Lease, LeaseFilter, LeaseId, LeaseState},
+        lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState},
         revocation::{RevocationList, RevokedSerial},
     },
     store::{LeaseStore, NewLease, Put, Stats, Swap, TokenUseKey},
@@ -15,7 +15,10 @@ use futures::{
     future::{BoxFuture, join_all, try_join_all},
 };
 
-use super::leases::{RETENTION, at, ca, changed, expired, lease, lease_at, list, new, renewed, revoked, revoking};
+use super::leases::{
+    RETENTION, activated, at, ca, changed, expired, lease, lease_at, list, lists_of_every_kind, new, of_every_kind, renewed, revoked,
+    revoking,
+};
 
 /// A check, on a store that is empty.
 pub type Check = for<'a> fn(&'a dyn LeaseStore) -> BoxFuture<'a, ()>;
@@ -72,6 +75,9 @@ checks! {
     the_revocation_list_grows_once_for_each_serial,
     crl_numbers_grow_strictly_over_concurrent_callers,
     revocation_lists_of_cas_are_apart,
+    leases_of_every_kind_come_back_as_they_were,
+    a_reservation_is_due_after_its_grace_until_it_is_activated,
+    revocation_lists_of_every_kind_are_kept_by_name,
     stats_count_live_leases_and_the_oldest_due,
     many_tenants_share_the_partitions,
     the_incarnation_stays,
@@ -111,7 +117,7 @@ async fn a_request_key_gives_the_live_lease_and_is_free_after_it(store: &dyn Lea
     assert_eq!(store.swap(std::slice::from_ref(&first)).await.unwrap(), [Swap::Done]);
     assert_eq!(store.put(&keyed(&second)).await.unwrap(), Put::Existing(Box::new(first.clone())));
 
-    let ended = changed(&first, daypass::model::lease::Change::FinishRevoke { live_until: first.expires_at });
+    let ended = changed(&first, Change::FinishRevoke { live_until: first.expires_at });
     assert_eq!(store.swap(&[ended]).await.unwrap(), [Swap::Done]);
     assert_eq!(store.put(&keyed(&second)).await.unwrap(), Put::Stored);
     let third = lease("acme", "web", "spiffe://acme/a");
@@ -290,9 +296,8 @@ async fn swap_writes_over_the_version_before_only(store: &dyn LeaseStore) {
 
 async fn concurrent_swaps_let_one_win(store: &dyn LeaseStore) {
     let first = stored(store, lease("acme", "web", "spiffe://acme/a")).await;
-    let rivals: Vec<Lease> = (0..50)
-        .map(|n| changed(&first, daypass::model::lease::Change::BeginRevoke { at: first.issued_at + SignedDuration::from_secs(n) }))
-        .collect();
+    let rivals: Vec<Lease> =
+        (0..50).map(|n| changed(&first, Change::BeginRevoke { at: first.issued_at + SignedDuration::from_secs(n) })).collect();
     let outcomes = join_all(rivals.iter().map(|rival| store.swap(std::slice::from_ref(rival)))).await;
     let winners: Vec<&Lease> =
         rivals.iter().zip(&outcomes).filter(|(_, outcome)| *outcome.as_ref().unwrap() == [Swap::Done]).map(|(rival, _)| rival).collect();
@@ -526,6 +531,61 @@ async fn revocation_lists_of_cas_are_apart(store: &dyn LeaseStore) {
     let (revision, mut serials) = store.revoked(&other, at(0)).await.unwrap();
     serials.sort_by_key(|serial| serial.not_after);
     assert_eq!((revision, serials), (1, vec![serial(1, 100), serial(2, 200)]));
+}
+
+async fn leases_of_every_kind_come_back_as_they_were(store: &dyn LeaseStore) {
+    let leases = of_every_kind();
+    for lease in &leases {
+        stored(store, lease.clone()).await;
+    }
+    assert_eq!(everything(store).await, leases);
+    let next: Vec<Lease> =
+        leases.iter().map(|lease| if lease.state == LeaseState::Pending { activated(lease) } else { renewed(lease) }).collect();
+    assert!(store.swap(&next).await.unwrap().iter().all(|swap| *swap == Swap::Done));
+    assert_eq!(everything(store).await, next);
+    let revoked: Vec<Lease> = next.iter().map(revoked).collect();
+    assert_eq!(store.restore(&revoked).await.unwrap(), revoked.len());
+    assert_eq!(everything(store).await, revoked);
+}
+
+async fn a_reservation_is_due_after_its_grace_until_it_is_activated(store: &dyn LeaseStore) {
+    let pending = of_every_kind().into_iter().find(|lease| lease.state == LeaseState::Pending).unwrap();
+    let pending = stored(store, pending).await;
+    assert_eq!(store.stats().await.unwrap().live, 1, "it counts against the caps");
+    let grace = pending.issued_at + daypass::store::OPEN_GRACE;
+    assert_eq!(store.due(grace - SignedDuration::from_millis(1), 10).await.unwrap(), []);
+    assert_eq!(store.due(grace, 10).await.unwrap(), std::slice::from_ref(&pending));
+    let active = activated(&pending);
+    assert_eq!(store.swap(std::slice::from_ref(&active)).await.unwrap(), [Swap::Done]);
+    assert_eq!(store.due(grace, 10).await.unwrap(), []);
+    assert_eq!(store.due(active.expires_at, 10).await.unwrap(), [active]);
+
+    let other = stored(store, Lease { id: lease("acme", "web", "spiffe://acme/a").id, ..pending.clone() }).await;
+    let void = changed(&other, Change::Void { at: at(3) });
+    assert_eq!(store.swap(std::slice::from_ref(&void)).await.unwrap(), [Swap::Done]);
+    assert_eq!(store.stats().await.unwrap().live, 1, "what was never made counts no more");
+    let late = changed(&other, Change::Activate { expires_at: at(900), handle: other.handle.clone() });
+    assert_eq!(store.swap(&[late]).await.unwrap(), [Swap::Conflict], "whoever came first");
+}
+
+async fn revocation_lists_of_every_kind_are_kept_by_name(store: &dyn LeaseStore) {
+    assert_eq!(store.revocation_lists().await.unwrap(), []);
+    store.next_crl_number(&"numbered".parse().unwrap(), 0).await.unwrap();
+    assert_eq!(store.revocation_lists().await.unwrap(), [], "a CRL without entries is no list");
+    let lists = lists_of_every_kind();
+    assert_eq!(lists.len(), 4, "a CA, and a role by tag, by name and by time");
+    for (n, list) in (0_i64..).zip(&lists) {
+        store.add_revoked(list, &[serial(n, 100 + n)]).await.unwrap();
+    }
+    assert_eq!(store.revocation_lists().await.unwrap(), lists);
+    for (n, list) in (0_i64..).zip(&lists) {
+        assert_eq!(store.revoked(list, at(0)).await.unwrap(), (1, vec![serial(n, 100 + n)]), "{list}");
+        assert_eq!(store.revocation_revision(list).await.unwrap(), 1);
+    }
+    store.purge(&[], at(102)).await.unwrap();
+    let left: Vec<usize> = join_all(lists.iter().map(async |list| store.revoked(list, at(0)).await.unwrap().1.len())).await;
+    assert_eq!(left, [0, 0, 1, 1], "entries lapse on every list");
+    assert_eq!(store.revocation_lists().await.unwrap(), lists, "and a list is known for good");
 }
 
 async fn stats_count_live_leases_and_the_oldest_due(store: &dyn LeaseStore) {

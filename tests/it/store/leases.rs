@@ -1,15 +1,19 @@
 //! Leases to test with.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use daypass::{
     clock,
     model::{
         SignedDuration, Timestamp,
         credential::CredentialKind,
-        lease::{Change, Handle, Lease, LeaseId, LeaseState, LiveSerial, Reach},
+        lease::{Change, Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach},
         name::CaName,
-        revocation::RevocationList,
+        revocation::{AwsDeny, DenyBy, RevocationList},
+        role::RegistryAction,
     },
     store::NewLease,
 };
@@ -28,8 +32,7 @@ pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(START + seconds).unwrap()
 }
 
-/// The CA of every lease here.
-/// The revocation list of that CA.
+/// The revocation list of the CA of every lease here.
 pub fn list() -> RevocationList {
     RevocationList::Crl(ca())
 }
@@ -74,6 +77,56 @@ pub fn lease_at(issued_at: Timestamp, tenant: &str, role: &str, subject: &str) -
     }
 }
 
+/// A lease of each kind, pending where a remote system makes its credential.
+pub fn of_every_kind() -> Vec<Lease> {
+    let of = |kind, state, reach, handle| {
+        let lease = lease("acme", "web", "spiffe://acme/a");
+        Lease {
+            kind,
+            state,
+            reach,
+            handle: match handle {
+                Some(handle) => handle,
+                None => lease.handle.clone(),
+            },
+            ..lease
+        }
+    };
+    let role_arn = "arn:aws:iam::123456789012:role/ci/deploy".to_owned();
+    let aws = |deny, key_id| Some(Handle::Aws { deny, role_arn: role_arn.clone(), session: "daypass-1".to_owned(), key_id });
+    let deny = |by| Some(AwsDeny { aws: "main".parse().unwrap(), by, role_arn: role_arn.clone() });
+    let key_id = || Some("ASIA0123456789ABCDEF".to_owned());
+    let registry = Handle::Registry {
+        registry: "dev".parse().unwrap(),
+        repositories: vec!["demo/*".to_owned(), "team/app".to_owned()],
+        actions: RegistryAction::ALL.to_vec(),
+        secrets: vec![
+            LiveSecret { sha256: "ab".repeat(32), not_after: at(900) },
+            LiveSecret { sha256: "cd".repeat(32), not_after: at(990) },
+        ],
+    };
+    let jwt = Handle::Jwt {
+        jti: "0192f0c1-7b5a-7000-8000-000000000000.1".to_owned(),
+        aud: "https://ä.example/\"quoted\"".to_owned(),
+        claims: "ab".repeat(16),
+    };
+    vec![
+        of(CredentialKind::X509, LeaseState::Active, Reach::Crl, None),
+        of(CredentialKind::Aws, LeaseState::Pending, Reach::Lease, aws(deny(DenyBy::SessionTag), None)),
+        of(CredentialKind::Aws, LeaseState::Active, Reach::Lease, aws(deny(DenyBy::SessionName), key_id())),
+        of(CredentialKind::Aws, LeaseState::Active, Reach::RoleSessions, aws(deny(DenyBy::IssueTime), key_id())),
+        of(CredentialKind::Ecr, LeaseState::Active, Reach::Expiry, aws(None, key_id())),
+        of(CredentialKind::Registry, LeaseState::Active, Reach::Lease, Some(registry)),
+        of(CredentialKind::Jwt, LeaseState::Active, Reach::Expiry, Some(jwt)),
+    ]
+}
+
+/// The lists of those of them that have one, each once, in order.
+pub fn lists_of_every_kind() -> Vec<RevocationList> {
+    let lists: BTreeSet<RevocationList> = of_every_kind().iter().filter_map(Lease::revocation).map(|(list, _)| list).collect();
+    lists.into_iter().collect()
+}
+
 /// The lease as a store takes it, without conditions.
 pub fn new(lease: &Lease) -> NewLease {
     NewLease { lease: lease.clone(), request_key: None, token_use: None, tenant_cap: 1_000_000, caller_cap: 1_000_000 }
@@ -87,6 +140,11 @@ pub fn changed(lease: &Lease, change: Change) -> Lease {
 /// The lease renewed for another life.
 pub fn renewed(lease: &Lease) -> Lease {
     changed(lease, Change::Renew { expires_at: lease.expires_at + SignedDuration::from_secs(60), handle: lease.handle.clone() })
+}
+
+/// The lease once its credential was made.
+pub fn activated(lease: &Lease) -> Lease {
+    changed(lease, Change::Activate { expires_at: lease.expires_at, handle: lease.handle.clone() })
 }
 
 /// The lease on its way to be revoked.

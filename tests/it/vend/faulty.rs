@@ -66,7 +66,7 @@ impl Faults {
         std::mem::take(&mut *self.0.lock().unwrap()).calls
     }
 
-    fn due(&self, operation: &'static str) -> Option<When> {
+    pub fn due(&self, operation: &'static str) -> Option<When> {
         let mut state = self.0.lock().unwrap();
         let count = state.calls.entry(operation).or_default();
         let nth = *count;

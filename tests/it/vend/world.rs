@@ -2,24 +2,34 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
 use daypass::{
-    audit::{AuditOptions, DiskLog, read},
+    audit::{AuditLog, AuditOptions, DiskLog, read},
     clock::Clock,
-    issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, X509Issuer, bootstrap},
+    issuer::{
+        Issuers,
+        jwt::{JwtConfig, JwtIssuer, KeyRing, KeyRingOptions},
+        registry::{RegistryConfig, RegistryIssuer},
+        x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, TokenCa, X509Issuer, bootstrap},
+    },
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
         claim::{ClaimSpec, ClaimType, ClaimValue, Claims},
-        error::Result,
+        error::{Code, Result},
         event::Event,
         identity::{CertificateIdentity, Identity, PeerCertificate, Proof, Subject, TokenUse, VerifiedToken},
-        lease::{Handle, Lease, LeaseFilter, LeaseId},
+        lease::{Handle, Lease, LeaseFilter, LeaseId, LeaseState},
         name::CaName,
         request::{Input, IssueRequest, RequestId},
-        role::{ExtKeyUsage, KeyType, Role, RoleOwner, RoleSpec, X509Role},
+        revocation::{AwsDeny, DenyBy},
+        role::{
+            AwsMode, AwsOverflow, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner,
+            RoleSpec, X509Role,
+        },
         template::Template,
         tenant::{Member, Tenant, TenantKind},
     },
@@ -29,7 +39,10 @@ use daypass::{
 };
 use rcgen::{CertificateParams, KeyPair};
 
-use super::faulty::{Faults, FaultyLog, FaultyStore};
+use super::{
+    cloud::{Cloud, list},
+    faulty::{Faults, FaultyLog, FaultyStore},
+};
 
 pub const POLICY: &str = r#"
 @id("operator") @reason("a test's operator")
@@ -37,10 +50,16 @@ permit(principal is Certificate in Tenant::"ops", action, resource);
 @id("job")
 permit(principal is Token::ci in Tenant::"jobs", action == Action::"issue", resource == Role::"web")
 when { principal.claims.repository_id == "74" };
+@id("job-aws")
+permit(principal is Token::ci in Tenant::"jobs", action == Action::"issue", resource == Role::"deploy")
+when { principal.claims.repository_id == "74" };
 @id("job-own") 
 permit(principal is Token::ci in Tenant::"jobs", action in [Action::"renew", Action::"read", Action::"revoke"], resource in Role::"web")
 when { resource.own };
 "#;
+
+/// What the registry is called in its tokens.
+pub const SERVICE: &str = "registry.example";
 
 pub struct ManualClock(Mutex<Timestamp>);
 
@@ -62,16 +81,19 @@ pub struct World {
     pub store: Arc<dyn LeaseStore>,
     pub faults: Faults,
     pub clock: Arc<ManualClock>,
+    pub cloud: Arc<Cloud>,
     pub ca: CaName,
     pub dir: tempfile::TempDir,
+    log: Arc<dyn AuditLog>,
+    issuers: Issuers,
     csr: Vec<u8>,
-    publisher: tokio::task::JoinHandle<()>,
+    publishers: tokio::task::JoinSet<()>,
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.publisher.abort();
-    }
+/// One more server in a world.
+pub struct Server {
+    pub vend: Arc<Vend>,
+    _publishers: tokio::task::JoinSet<()>,
 }
 
 impl World {
@@ -83,17 +105,45 @@ impl World {
             Arc::new(EmbeddedStore::open(&dir.path().join("leases.db"), SignedDuration::from_hours(1)).unwrap());
         let log = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join("audit"))).unwrap());
         let faults = Faults::default();
-        let vend = Arc::new(Vend::new(
-            Arc::new(FaultyStore(store.clone(), faults.clone())),
-            Arc::new(FaultyLog(log, faults.clone())),
-            clock.clone(),
-            rules(start),
-        ));
-        let ca: CaName = "main".parse().unwrap();
-        let publisher = tokio::spawn(publish_when_asked(vend.clone(), ca.clone()));
+        let cloud = Cloud::new(faults.clone());
+        let issuers = Issuers { aws: cloud.clone(), ..issuers(dir.path(), start) };
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
-        Self { vend, store, faults, clock, ca, dir, csr, publisher }
+        let (log, ca): (Arc<dyn AuditLog>, CaName) = (log, "main".parse().unwrap());
+        let vend = vend(&store, &log, &faults, &clock, &issuers);
+        let mut world = Self { vend, store, faults, clock, cloud, ca, dir, log, issuers, csr, publishers: tokio::task::JoinSet::new() };
+        world.publish();
+        world
+    }
+
+    /// The process dies, and another one starts over the same store and the same log. What was on its way to them when it died arrives.
+    pub async fn restart(&mut self) {
+        self.publishers.shutdown().await;
+        self.vend = vend(&self.store, &self.log, &self.faults, &self.clock, &self.issuers);
+        self.store.purge(&[], Timestamp::MIN).await.unwrap();
+        let origin = operator().origin;
+        self.vend.unauthenticated(&origin, daypass::model::error::Error::new(Code::Unauthenticated, "whoever")).await;
+        self.publish();
+    }
+
+    /// From now on nothing publishes but the service's own passes, once they are started.
+    pub async fn only_passes(&mut self) {
+        self.publishers.shutdown().await;
+    }
+
+    /// Another server over the same store and log.
+    pub fn another(&self) -> Server {
+        let vend = vend(&self.store, &self.log, &self.faults, &self.clock, &self.issuers);
+        let mut publishers = tokio::task::JoinSet::new();
+        publishers.spawn(deny_when_asked(vend.clone(), list(DenyBy::SessionTag)));
+        Server { vend, _publishers: publishers }
+    }
+
+    fn publish(&mut self) {
+        self.publishers.spawn(publish_when_asked(self.vend.clone(), self.ca.clone()));
+        for by in [DenyBy::SessionTag, DenyBy::IssueTime] {
+            self.publishers.spawn(deny_when_asked(self.vend.clone(), list(by)));
+        }
     }
 
     pub fn input(&self) -> Input {
@@ -103,6 +153,12 @@ impl World {
     pub async fn issue(&self, call: &Call, request_id: Option<&str>) -> Result<Issued> {
         let request_id = request_id.map(|id| RequestId::try_from(id.to_owned()).unwrap());
         self.vend.issue(call, IssueRequest { role: "web".parse().unwrap(), ttl: None, request_id, input: self.input() }).await
+    }
+
+    /// A session at the remote system.
+    pub async fn session(&self, call: &Call, role: &str, request_id: Option<&str>) -> Result<Issued> {
+        let request_id = request_id.map(|id| RequestId::try_from(id.to_owned()).unwrap());
+        self.vend.issue(call, IssueRequest { role: role.parse().unwrap(), ttl: None, request_id, input: self.input() }).await
     }
 
     /// A lease that outlives a CRL.
@@ -135,7 +191,11 @@ impl World {
         for _ in 0..20 {
             let waiting = self.vend.close_open().await.unwrap();
             let swept = self.vend.sweep().await.unwrap();
-            if waiting == 0 && swept.is_idle() {
+            for list in self.vend.denies().known() {
+                self.vend.publish_deny(&list, self.vend.now()).await.unwrap();
+            }
+            let open = async || self.leases().await.iter().any(|lease| matches!(lease.state, LeaseState::Pending | LeaseState::Revoking));
+            if waiting == 0 && swept.is_idle() && !open().await {
                 return;
             }
             // What is missing stays listed until a late write is out of the question.
@@ -148,6 +208,25 @@ impl World {
 pub fn serials(lease: &Lease) -> Vec<String> {
     let Handle::X509 { serials, .. } = &lease.handle else { panic!("no certificate") };
     serials.iter().map(|live| live.serial.clone()).collect()
+}
+
+fn vend(store: &Arc<dyn LeaseStore>, log: &Arc<dyn AuditLog>, faults: &Faults, clock: &Arc<ManualClock>, issuers: &Issuers) -> Arc<Vend> {
+    let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog()), "test").unwrap();
+    Arc::new(Vend::new(
+        Arc::new(FaultyStore(store.clone(), faults.clone())),
+        Arc::new(FaultyLog(log.clone(), faults.clone())),
+        clock.clone(),
+        Rules { book, issuers: issuers.clone() },
+    ))
+}
+
+async fn deny_when_asked(vend: Arc<Vend>, list: AwsDeny) {
+    loop {
+        vend.denies().rung(&list).await;
+        while vend.publish_deny(&list, vend.now()).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
 }
 
 async fn publish_when_asked(vend: Arc<Vend>, ca: CaName) {
@@ -193,7 +272,7 @@ fn call(identity: Identity) -> Call {
     Call { identity: Arc::new(identity), origin }
 }
 
-fn rules(now: Timestamp) -> Rules {
+fn issuers(dir: &Path, now: Timestamp) -> Issuers {
     let day = SignedDuration::from_hours(24);
     let root = bootstrap::create_root("Test root", now, day * 100).unwrap();
     let issuing = bootstrap::create_issuing(&root, "Test CA", None, now, day * 50).unwrap();
@@ -207,8 +286,18 @@ fn rules(now: Timestamp) -> Rules {
     };
     let authority = Arc::new(Authority::load(config, now).unwrap());
     let x509 = X509Issuer::new(BTreeMap::from([(authority.name().clone(), authority)]));
-    let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog()), "test").unwrap();
-    Rules { book, issuers: daypass::issuer::Issuers::only_x509(x509) }
+    let registry = RegistryIssuer::new([RegistryConfig {
+        name: "dev".parse().unwrap(),
+        host: "127.0.0.1:5000".to_owned(),
+        service: SERVICE.to_owned(),
+        issuer: "daypass".to_owned(),
+        rotate_every: day,
+        ca: Arc::new(TokenCa::load(root.certificate_pem.as_bytes(), bootstrap::file_key(&root).unwrap(), now).unwrap()),
+    }]);
+    let ring = KeyRing::open(KeyRingOptions::new(dir.join("keys")), now).unwrap();
+    ring.rotate(now).unwrap();
+    let jwt = JwtIssuer::new(JwtConfig { issuer: "https://id.example".to_owned(), ring, claims: vec![] }).unwrap();
+    Issuers { registry: Arc::new(registry), jwt: Arc::new(jwt), ..Issuers::only_x509(x509) }
 }
 
 fn catalog() -> Catalog {
@@ -244,6 +333,54 @@ fn catalog() -> Catalog {
         issuers: BTreeMap::from([("ci".parse().unwrap(), vec![claim("repository_id")])]),
         trust_domains: BTreeMap::from([("dev".parse().unwrap(), CertificateIdentity::Spiffe)]),
         tenants: [tenant("ops", operator), tenant("jobs", job)].into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect(),
-        roles: BTreeMap::from([(role.name.clone(), Arc::new(role))]),
+        roles: ["deploy", "batch", "fixed"]
+            .map(aws_role)
+            .into_iter()
+            .chain([role, registry_role(), jwt_role()])
+            .map(|role| (role.name.clone(), Arc::new(role)))
+            .collect(),
+    }
+}
+
+fn registry_role() -> Role {
+    let spec = RegistryRole {
+        registry: "dev".parse().unwrap(),
+        repositories: vec![Template::parse("demo/*").unwrap()],
+        actions: vec![RegistryAction::Pull, RegistryAction::Push],
+        token_ttl: SignedDuration::from_mins(5),
+    };
+    Role { name: "push".parse().unwrap(), spec: RoleSpec::Registry(spec), ..aws_role("push") }
+}
+
+fn jwt_role() -> Role {
+    let spec = JwtRole {
+        audiences: vec!["demo".to_owned(), "other".to_owned()],
+        subject: Template::parse("tenant:{tenant}").unwrap(),
+        claims: BTreeMap::new(),
+    };
+    Role { name: "federate".parse().unwrap(), spec: RoleSpec::Jwt(spec), ..aws_role("federate") }
+}
+
+fn aws_role(name: &str) -> Role {
+    Role {
+        name: name.parse().unwrap(),
+        owner: RoleOwner::Shared,
+        default_ttl: SignedDuration::from_mins(30),
+        max_ttl: SignedDuration::from_hours(4),
+        max_life: SignedDuration::from_hours(8),
+        spec: RoleSpec::Aws(AwsRole {
+            aws: "main".parse().unwrap(),
+            role_arn: "arn:aws:iam::123456789012:role/x".to_owned(),
+            mode: AwsMode::AssumeRole,
+            session_name: Template::parse("{lease}").unwrap(),
+            session_policy: None,
+            policy_arns: vec![],
+            tags: BTreeMap::new(),
+            transitive_tags: vec![],
+            source_identity: None,
+            external_id: None,
+            revocation: AwsRevocation::SessionTag,
+            overflow: AwsOverflow::Fail,
+        }),
     }
 }

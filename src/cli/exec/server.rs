@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::super::{args::Connection, tell};
+use super::super::{connection::Connection, tell};
 use crate::client::{Client, error::Result, settings::Settings, types::Lease};
 
 /// Why a lease is revoked at the end, for the record.

@@ -431,7 +431,7 @@ mod tests {
         for line in [
             "daypass issue",
             "daypass whoami --identity travis",
-            "daypass registry login push a/../b@c",
+            "daypass registry login push user@host",
             "daypass issue web --token x",
             "daypass issue web --ttl 0s",
             "daypass issue web --ttl -5m",

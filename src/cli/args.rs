@@ -13,7 +13,7 @@ use super::{
     values::{Before, lease_id, name, reason, request_id, ttl},
 };
 use crate::{
-    client::types,
+    client::{ci, types},
     model::name::{RoleName, TenantName},
 };
 

@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, ValueHint};
 use super::values::timeout;
 use crate::client::{
     ci::{self, Identity},
-    settings::Flags,
+    settings::{Env, Flags, variable},
 };
 
 /// Flags that every command takes.
@@ -45,8 +45,8 @@ pub struct Connection {
 
 impl Connection {
     /// Whether the identity that was found is not told.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet || std::env::var_os("DAYPASS_QUIET").is_some_and(|value| !value.is_empty())
+    pub fn is_quiet(&self, env: Env<'_>) -> bool {
+        self.quiet || variable("DAYPASS_QUIET", env).is_some()
     }
 
     /// As words, for another process of ours.

@@ -109,7 +109,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
     let now = SystemClock.now();
     let as_json = command.is_json();
     let env = |name: &str| env::var_os(name);
-    let quiet = connection.is_quiet();
+    let quiet = connection.is_quiet(&env);
     let command = match command {
         Command::AwsCredentialProcess(args) => {
             let mut settings = Settings::load(connection.into(), &env)?;

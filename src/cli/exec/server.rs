@@ -32,7 +32,7 @@ impl Server {
 
     /// Tells what the user should know about the settings, once.
     pub fn warn(&self) -> Result<()> {
-        tell(&self.settings()?, self.connection.is_quiet(), false);
+        tell(&self.settings()?, self.connection.is_quiet(&|name| env::var_os(name)), false);
         Ok(())
     }
 

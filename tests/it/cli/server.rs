@@ -53,6 +53,7 @@ pub struct Seen {
     pub revoke_reason: Mutex<String>,
     pub audience: Mutex<Option<String>>,
     pub tails: Mutex<Vec<v1::TailRequest>>,
+    pub revoked: Mutex<Vec<String>>,
     /// Whether issuing is unavailable, or hangs.
     pub trouble: Mutex<Option<Trouble>>,
     pub connections: AtomicUsize,
@@ -391,6 +392,7 @@ impl v1::lease_service_server::LeaseService for Canned {
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
         let v1::RevokeRequest { lease_id, reason } = request.into_inner();
         *self.seen.revoke_reason.lock().unwrap() = reason;
+        self.seen.revoked.lock().unwrap().push(lease_id.clone());
         match lease_id.as_str() {
             id if kinds::role_of(id).is_some() => Ok(Response::new(v1::RevokeResponse {
                 lease: Some(v1::Lease { state: v1::LeaseState::Revoked.into(), revoked_at: at(1_800_000_100), ..lease(1) }),

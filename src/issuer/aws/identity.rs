@@ -3,13 +3,11 @@
 use aws_config::{
     SdkConfig,
     default_provider::credentials::DefaultCredentialsChain,
-    profile::{
-        ProfileFileCredentialsProvider,
-        profile_file::{ProfileFileKind, ProfileFiles},
-    },
+    profile::ProfileFileCredentialsProvider,
     provider_config::ProviderConfig,
 };
 use aws_credential_types::provider::{self, error::CredentialsError, future};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_sts::config::{Credentials, ProvideCredentials};
 use std::{fmt, path::Path, sync::Arc};
 use tokio::sync::OnceCell;
@@ -63,7 +61,7 @@ impl fmt::Debug for Ambient {
 
 /// The profile `default` of a file, read when it is needed.
 pub(super) fn of_file(file: &Path) -> ProfileFileCredentialsProvider {
-    let files = ProfileFiles::builder().with_file(ProfileFileKind::Credentials, file).build();
+    let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build();
     ProfileFileCredentialsProvider::builder().profile_files(files).profile_name("default").build()
 }
 

@@ -209,6 +209,25 @@ fn a_lease_that_cannot_be_revoked_fails_the_step_and_its_key_goes() {
 }
 
 #[test]
+fn a_github_step_runs_under_the_credential_and_its_lease_ends_with_it() {
+    let world = World::start();
+    let mut job = Job::new(&world);
+    let ca = world.read("ca.pem");
+    let script = "echo \"lease=$DAYPASS_LEASE_ID\"\nopenssl x509 -in \"$DAYPASS_TLS_CERT\" -noout -subject\nfalse | true\necho not reached";
+    let ran = job.uses(ISSUE, &[("role", "web"), ("ca", &ca), ("ttl", "5m"), ("run", script)]);
+    let said = ran.all();
+    assert!(ran.code == Some(1) && said.contains("subject=") && !said.contains("not reached"), "{said}");
+    let lease = said.lines().find_map(|line| line.strip_prefix("lease=")).unwrap().to_owned();
+    assert_eq!(job.state(&lease), "revoked");
+    assert_eq!((job.read("GITHUB_ENV").as_str(), job.read("GITHUB_OUTPUT").as_str()), ("", ""));
+    let passed = job.uses(ISSUE, &[("role", "web"), ("ca", &ca), ("run", "exit 0")]);
+    assert!(passed.ok, "{}", passed.all());
+    // What an input says is data, and no code of the action's own.
+    let injected = job.uses(ISSUE, &[("role", "web; touch injected"), ("ca", &ca), ("run", "exit 0")]);
+    assert!(!injected.ok && !job.path("injected").exists(), "{}", injected.all());
+}
+
+#[test]
 fn a_program_that_could_be_any_other_is_not_run() {
     let world = World::start();
     let mut job = Job::new(&world);

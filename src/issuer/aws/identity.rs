@@ -82,7 +82,7 @@ impl Keyless {
     async fn assume(&self) -> provider::Result {
         let now = SystemClock.now();
         let times = (now.as_second(), now.as_second() + JWT_LIFE.as_secs());
-        let claims = plain_claims(&self.audience, &self.subject, times, jwt_id());
+        let claims = plain_claims(&self.audience, &self.subject, times, &jwt_id());
         let token = signer_of(&self.signer).and_then(|signer| signer.sign(claims, now)).map_err(CredentialsError::invalid_configuration)?;
         let (asked, sent) = ("sts:AssumeRoleWithWebIdentity", Sent::default());
         let call = self.sts.assume_role_with_web_identity().role_arn(&self.role_arn).role_session_name(SESSION_NAME);

@@ -1,9 +1,7 @@
 //! This service's own credentials.
 
 use aws_config::{
-    SdkConfig,
-    default_provider::credentials::DefaultCredentialsChain,
-    profile::ProfileFileCredentialsProvider,
+    SdkConfig, default_provider::credentials::DefaultCredentialsChain, profile::ProfileFileCredentialsProvider,
     provider_config::ProviderConfig,
 };
 use aws_credential_types::provider::{self, error::CredentialsError, future};

@@ -180,12 +180,17 @@ async fn publish_denies(vend: Arc<Vend>, mut settled: watch::Receiver<bool>) {
 
 async fn publish_deny(vend: Arc<Vend>, list: AwsDeny) {
     let mut tick = ticker(DENY_EVERY);
+    let mut trusted = vend.now();
+    let mut steady = Steady::new(trusted, Instant::now());
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = vend.denies().rung(&list) => {}
         }
-        if let Err(error) = vend.publish_deny(&list).await {
+        if steady.holds(vend.now(), Instant::now()) {
+            trusted = vend.now();
+        }
+        if let Err(error) = vend.publish_deny(&list, trusted).await {
             tracing::warn!(%error, aws = %list.aws, role = list.role_arn, "the deny list will be tried again");
             tokio::time::sleep(DENY_REST).await;
             tick.reset_immediately();

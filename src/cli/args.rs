@@ -15,7 +15,7 @@ use super::{
 use crate::{
     client::{
         ci::{self, Identity},
-        settings::Flags,
+        settings::{Env, Flags, variable},
         types,
     },
     model::name::{RoleName, TenantName},
@@ -100,9 +100,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether the identity that was found is not told.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet || std::env::var_os("DAYPASS_QUIET").is_some_and(|value| !value.is_empty())
+    /// Whether the identity that was found is not to be told.
+    pub fn is_quiet(&self, env: Env<'_>) -> bool {
+        self.quiet || variable("DAYPASS_QUIET", env).is_some()
     }
 
     /// As words, for another process of ours.

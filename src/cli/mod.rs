@@ -108,7 +108,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
     let now = SystemClock.now();
     let as_json = command.is_json();
     let env = |name: &str| env::var_os(name);
-    let quiet = connection.is_quiet();
+    let quiet = connection.is_quiet(&env);
     let command = match command {
         Command::AwsCredentialProcess(args) => {
             let mut settings = Settings::load(connection.into(), &env)?;
@@ -159,16 +159,21 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
     }
 }
 
-/// A client by the flags and the environment; warnings go to standard error.
+/// A client by the flags and the environment.
 fn client(connection: Connection, quiet: bool, as_json: bool) -> Result<Client> {
     let settings = Settings::load(connection.into(), &|name| env::var_os(name))?;
+    tell(&settings, quiet, as_json);
+    Client::new(settings)
+}
+
+/// Tells on standard error what the user should know of the settings: whose identity was found, and what is wrong with files.
+fn tell(settings: &Settings, quiet: bool, as_json: bool) {
     if let Some(name) = settings.found_identity.as_ref().filter(|_| !quiet) {
         output::note(&format!("identity: {name}"), as_json);
     }
     for warning in &settings.warnings {
         output::note(&format!("warning: {warning}"), as_json);
     }
-    Client::new(settings)
 }
 
 impl Command {

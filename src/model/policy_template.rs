@@ -14,6 +14,9 @@ use super::{
 /// fields turn a narrower value into a wider policy.
 const FIELDS: [&str; 2] = ["Resource", "Condition"];
 
+/// The version of the policy language; under the older one AWS' variables mean nothing.
+const VERSION: &str = "2012-10-17";
+
 /// A parsed document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyTemplate {
@@ -60,6 +63,31 @@ impl PolicyTemplate {
         found
     }
 
+    /// What AWS would refuse in a session policy, in words ("IAM JSON policy elements reference" in the IAM user guide).
+    pub fn faults(&self) -> Vec<String> {
+        let document = self.shortest();
+        let mut faults = Vec::new();
+        if document.get("Version").and_then(Value::as_str) != Some(VERSION) {
+            faults.push(format!("Version must be {VERSION:?}"));
+        }
+        let statements = match &document["Statement"] {
+            Value::Array(statements) => statements.iter().collect(),
+            one => vec![one],
+        };
+        if statements.is_empty() {
+            faults.push("there is no statement in it".to_owned());
+        }
+        for (number, statement) in statements.into_iter().enumerate() {
+            faults.extend(statement_faults(statement).map(|fault| format!("statement {}: {fault}", number + 1)));
+        }
+        faults
+    }
+
+    /// The document with one letter in place of each placeholder: no rendered one is shorter.
+    pub fn shortest(&self) -> Value {
+        blank(&self.root)
+    }
+
     /// Renders it for a caller as one line of JSON. Each value goes in as a string of JSON, after [`Place::PolicyValue`] took it.
     pub fn render(&self, identity: &Identity, role: &RoleName, lease: LeaseId) -> Result<Value> {
         render(&self.root, &|template| template.render_with_lease(Place::PolicyValue, identity, role, lease))
@@ -68,8 +96,12 @@ impl PolicyTemplate {
 
 fn node(value: Value, open: bool) -> std::result::Result<Node, BadPolicyTemplate> {
     Ok(match value {
-        Value::String(text) if open && text.contains(['{', '}']) => Node::Text(Template::parse(&text)?),
-        Value::String(text) if text.contains(['{', '}']) => return Err(BadPolicyTemplate::Misplaced(text)),
+        Value::String(text) if text.contains(['{', '}']) => match Template::parse_policy(&text)? {
+            // Its variables are AWS' own.
+            literal if literal.is_literal() => Node::Fixed(Value::String(text)),
+            template if open => Node::Text(template),
+            _ => return Err(BadPolicyTemplate::Misplaced(text)),
+        },
         Value::Array(items) => Node::List(items.into_iter().map(|item| node(item, open)).collect::<std::result::Result<_, _>>()?),
         Value::Object(fields) => Node::Table(
             fields
@@ -85,6 +117,30 @@ fn node(value: Value, open: bool) -> std::result::Result<Node, BadPolicyTemplate
         ),
         fixed => Node::Fixed(fixed),
     })
+}
+
+fn statement_faults(statement: &Value) -> impl Iterator<Item = String> + '_ {
+    let has = |field: &str| statement.get(field).is_some();
+    let effect = matches!(statement.get("Effect").and_then(Value::as_str), Some("Allow" | "Deny"));
+    let principal = has("Principal") || has("NotPrincipal");
+    [
+        (!effect, "Effect must be \"Allow\" or \"Deny\""),
+        (has("Action") == has("NotAction"), "it needs either Action or NotAction"),
+        (has("Resource") == has("NotResource"), "it needs either Resource or NotResource"),
+        (principal, "a session policy has no Principal"),
+    ]
+    .into_iter()
+    .filter(|(wrong, _)| *wrong)
+    .map(|(_, fault)| fault.to_owned())
+}
+
+fn blank(node: &Node) -> Value {
+    match node {
+        Node::Fixed(value) => value.clone(),
+        Node::Text(template) => Value::String(template.sample()),
+        Node::List(items) => items.iter().map(blank).collect(),
+        Node::Table(fields) => fields.iter().map(|(name, value)| (name.clone(), blank(value))).collect(),
+    }
 }
 
 fn collect<'a>(node: &'a Node, found: &mut Vec<&'a str>) {

@@ -95,6 +95,8 @@ pub struct AwsRole {
     pub external_id: Option<Template>,
     /// How far a revocation reaches.
     pub revocation: AwsRevocation,
+    /// What becomes of a revocation that finds the list full.
+    pub overflow: AwsOverflow,
 }
 
 /// How an AWS role is assumed.
@@ -123,6 +125,17 @@ pub enum AwsRevocation {
     SessionTag,
     /// One lease, by its session's name, which must hold `{lease}`.
     SessionName,
+}
+
+/// What becomes of a revocation of one lease when the policy that denies has no room left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AwsOverflow {
+    /// The lease stays in state revoking, and is tried again as others lapse.
+    #[default]
+    Fail,
+    /// The oldest are denied by time of issue: with them every session of the IAM role that is as old, other leases' among them.
+    RoleSessions,
 }
 
 /// Which repositories of which registry, and what may be done there.

@@ -107,6 +107,9 @@ pub enum BadTemplate {
     /// A placeholder that does not exist.
     #[error("{{{0}}} is no placeholder; there are {{tenant}}, {{role}}, {{lease}} and {{claims.NAME}}")]
     Placeholder(String),
+    /// `${…}` that is none of AWS' policy variables.
+    #[error("${{{0}}} is no policy variable of AWS: it names a key like aws:username, or is one of * ? $")]
+    Variable(String),
     /// The lease's id where there is none yet.
     #[error("{{lease}} cannot stand in {0:?}")]
     Lease(String),
@@ -136,6 +139,27 @@ impl Template {
             parts.push(Part::Literal(rest.to_owned()));
         }
         Ok(Self { source: source.to_owned(), parts })
+    }
+
+    /// Parses a template of a policy of AWS, in which AWS' own variables (`${aws:PrincipalTag/team}`, `${*}`) stay as they are written;
+    /// refused as by [`Template::parse_for`] when values would run together.
+    pub fn parse_policy(source: &str) -> Result<Self, BadTemplate> {
+        let mut parts = Vec::new();
+        let mut rest = source;
+        while let Some(open) = rest.find("${") {
+            let close = rest[open..].find('}').ok_or_else(|| BadTemplate::Brace(source.to_owned()))? + open;
+            let variable = &rest[open + 2..close];
+            if !is_policy_variable(variable) {
+                return Err(BadTemplate::Variable(variable.to_owned()));
+            }
+            parts.append(&mut Self::parse(&rest[..open])?.parts);
+            parts.push(Part::Literal(rest[open..=close].to_owned()));
+            rest = &rest[close + 1..];
+        }
+        parts.append(&mut Self::parse(rest)?.parts);
+        let template = Self { source: source.to_owned(), parts };
+        template.marks()?;
+        Ok(template)
     }
 
     /// Parses a template for a place: one whose values would run together there is refused, so that no two callers with different values
@@ -171,6 +195,11 @@ impl Template {
             Part::Claim(name) => Some(name.as_str()),
             _ => None,
         })
+    }
+
+    /// Whether it renders to itself, whoever asks.
+    pub fn is_literal(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
     }
 
     /// Whether `{lease}` stands in it.
@@ -287,6 +316,13 @@ fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {
         return Err(refuse(format!("the value of the claim {name} cannot be used by this role: {}", place.rule())));
     }
     Ok(text)
+}
+
+/// What can stand in `${…}`: a condition key, perhaps with a default (`aws:PrincipalTag/team, 'none'`), or a character that means itself
+/// ("IAM policy elements: variables and tags" in the IAM user guide).
+fn is_policy_variable(text: &str) -> bool {
+    let key = |text: &str| text.split_once(':').is_some_and(|(service, rest)| !service.is_empty() && !rest.is_empty());
+    matches!(text, "*" | "?" | "$") || (key(text) && !text.contains(['{', '$']) && !text.starts_with("claims."))
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` (OCI distribution specification, `<name>`).

@@ -135,8 +135,9 @@ impl Vend {
     }
 
     /// Publishes a deny list when somebody waits for it, and when the remote system has something else than what it says: entries that are
-    /// new, that have lapsed, or that another hand changed. Answers whether it did.
-    pub async fn publish_deny(&self, list: &AwsDeny) -> Result<bool> {
+    /// new, that have lapsed by `now`, or that another hand changed. Answers whether it did. After a jump of the clock `now` is a time that
+    /// can be trusted yet: a session that lives by AWS's clock must not come to life again by ours.
+    pub async fn publish_deny(&self, list: &AwsDeny, now: Timestamp) -> Result<bool> {
         let rules = self.rules.load_full();
         let desk = &rules.issuers.aws;
         if !desk.knows(list) {
@@ -145,7 +146,6 @@ impl Vend {
         let slot = self.denies.slot(list);
         for _ in 0..MAX_ROUNDS {
             let ticket = slot.wanted.load(Ordering::Acquire);
-            let now = self.clock.now();
             let (revision, revoked) = self.deny_entries(list, &slot, now).await?;
             let waited_for = ticket > slot.served.borrow().ticket;
             let agrees = !waited_for && bounded(desk.agrees(list, &revoked, now)).await?;

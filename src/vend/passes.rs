@@ -108,9 +108,9 @@ impl Vend {
             match lease {
                 Some(lease) if why.still_holds(&lease) => {
                     if why == Why::Revoked {
-                        late.push(lease)
+                        late.push(lease);
                     } else {
-                        unheld.push(lease)
+                        unheld.push(lease);
                     }
                 }
                 Some(_) => closed.push(id),

@@ -4,6 +4,7 @@
 mod attack;
 mod audit;
 mod authn;
+mod aws;
 mod cli;
 mod config;
 mod e2e;

@@ -68,13 +68,15 @@ struct Home {
     why: &'static str,
 }
 
-const HOMES: [Home; 11] = [
+const HOMES: [Home; 13] = [
     Home { what: "redis", homes: &["src/store/redis"], why: "the rest knows the port LeaseStore" },
     Home { what: "rusqlite", homes: &["src/store/embedded"], why: "the rest knows the port LeaseStore" },
     Home { what: "rcgen", homes: &["src/issuer/x509", "src/client/csr.rs"], why: "one place builds certificates, one a request" },
     Home { what: "cedar_policy*", homes: &["src/policy"], why: "one place decides" },
     Home { what: "aws_config", homes: &["src/issuer/aws"], why: "one place speaks to AWS" },
     Home { what: "aws_sdk_*", homes: &["src/issuer/aws"], why: "one place speaks to AWS" },
+    Home { what: "aws_smithy_*", homes: &["src/issuer/aws"], why: "one place speaks to AWS" },
+    Home { what: "aws_credential_types", homes: &["src/issuer/aws"], why: "one place speaks to AWS" },
     Home {
         what: "crate::proto",
         homes: &["src/server/grpc", "src/client", "src/proto.rs"],

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::dir::CacheDir;
 pub use self::entry::{Entry, Held, Wanted};
-use super::output;
+use super::{output, tell};
 use crate::{
     client::{
         Client,
@@ -119,12 +119,7 @@ fn found(dir: &CacheDir, key: &str, wanted: Wanted, tell: bool) -> Option<Entry>
 }
 
 async fn issue(settings: Settings, order: &Order) -> Result<Entry> {
-    if let Some(name) = &settings.found_identity {
-        output::note(&format!("identity: {name}"), false);
-    }
-    for warning in &settings.warnings {
-        warn(warning);
-    }
+    tell(&settings, false, false);
     let mut client = Client::new(settings)?;
     let request_id = uuid::Builder::from_random_bytes(clock::random()).into_uuid().to_string();
     let Order { role, ttl, wanted } = order.clone();

@@ -3,7 +3,7 @@
 use std::env;
 
 use crate::{
-    cli::{args::Connection, output},
+    cli::{args::Connection, tell},
     client::{
         Client,
         error::{Error, Result},
@@ -39,11 +39,7 @@ impl Server {
 
     /// Tells what the user should know about the settings, once.
     pub fn warn(&self) -> Result<()> {
-        let settings = self.settings()?;
-        if let Some(name) = settings.found_identity.as_ref().filter(|_| !self.connection.is_quiet()) {
-            output::note(&format!("identity: {name}"), false);
-        }
-        settings.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}"), false));
+        tell(&self.settings()?, self.connection.is_quiet(&|name| env::var_os(name)), false);
         Ok(())
     }
 

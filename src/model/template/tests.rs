@@ -9,6 +9,7 @@ use crate::model::{
     Timestamp,
     claim::Claims,
     identity::{Proof, Subject, TokenUse, VerifiedToken},
+    name::TenantName,
     policy_template::PolicyTemplate,
 };
 
@@ -203,6 +204,28 @@ proptest! {
             }
             prop_assert!(!order.contains(&"{tenant}") || tenants[0] == tenants[1], "{} renders both to {}", source, one);
         }
+    }
+
+    /// What stands between two placeholders cannot move into either value: `x L (y L z)` and `(x L y) L z` read the same, so one of them
+    /// is refused.
+    #[test]
+    fn a_value_cannot_swallow_its_neighbour(
+        place in places().prop_filter("a name is for people", |place| *place != Place::Text),
+        pair in prop::sample::subsequence(vec!["{claims.a}", "{claims.b}", "{tenant}"], 2).prop_shuffle(),
+        between in "[a1/:_@.-]{0,3}", around in prop::array::uniform2("[a/:-]{0,2}"),
+        x in "[ab1]{1,3}", y in "[ab1]{1,3}", z in "[ab1]{1,3}",
+    ) {
+        let source = format!("{}{}{between}{}{}", around[0], pair[0], pair[1], around[1]);
+        let Ok(template) = Template::parse_for(place, &source) else { return Ok(()) };
+        let values = |first: &str, second: &str| {
+            let given = |placeholder: &str| if pair[0] == placeholder { first.to_owned() } else { second.to_owned() };
+            let tenant: Result<TenantName, _> = given("{tenant}").parse();
+            let tenant = if pair.contains(&"{tenant}") { tenant.ok()? } else { "t".parse().unwrap() };
+            let caller = caller(tenant.as_str(), &[("a", &given("{claims.a}")), ("b", &given("{claims.b}"))]);
+            template.render(place, &caller, &role()).ok()
+        };
+        let (one, other) = (values(&x, &format!("{y}{between}{z}")), values(&format!("{x}{between}{y}"), &z));
+        prop_assert!(one.is_none() || one != other, "{} renders both to {:?}", source, one);
     }
 
     /// However a value looks, the document keeps its shape: the same statements, the same fields, one more plain text.

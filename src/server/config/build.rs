@@ -16,7 +16,7 @@ use super::{
     limits::Limits,
     oidc::OidcSection,
     registry::RegistryServiceSection,
-    roles::{KindSection, RoleDraft},
+    roles::{self, KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
         TrustDomainSection,
@@ -27,7 +27,8 @@ use crate::{
     audit::disk::AuditOptions,
     authn::{mtls::TrustDomainConfig, oidc::IssuerConfig},
     issuer::{
-        Issuers,
+        Issuers, TokenSigner,
+        aws::{AwsConfig, AwsIssuer},
         jwt::JwtIssuer,
         registry::RegistryIssuer,
         x509::{Authority, CaConfig, FileKey, X509Issuer},
@@ -36,7 +37,7 @@ use crate::{
         SignedDuration, Timestamp,
         catalog::Catalog,
         fault::{Fault, nearest},
-        name::CaName,
+        name::{AwsName, CaName},
     },
     policy::PolicyBook,
     store::redis::RedisOptions,
@@ -75,11 +76,20 @@ pub(super) struct Configured {
     pub jwt: Arc<JwtIssuer>,
     /// Whether there is an `[oidc]`.
     pub signs_jwts: bool,
+    /// Ways into AWS.
+    pub aws: Vec<AwsConfig>,
 }
 
 impl Configured {
-    fn into_issuers(self) -> Issuers {
-        Issuers { registry: Arc::new(self.registries), jwt: self.jwt, ..Issuers::only_x509(self.x509) }
+    /// The way into AWS of that name.
+    pub fn way(&self, name: &AwsName) -> Option<&AwsConfig> {
+        self.aws.iter().find(|way| way.name == *name)
+    }
+
+    fn into_issuers(self, catalog: &Catalog) -> Issuers {
+        let signer: Option<Arc<dyn TokenSigner>> = if self.signs_jwts { Some(self.jwt.clone()) } else { None };
+        let aws = AwsIssuer::new(self.aws, roles::aws::of_catalog(catalog), signer.as_ref());
+        Issuers { x509: Arc::new(self.x509), aws: Arc::new(aws), registry: Arc::new(self.registries), jwt: self.jwt }
     }
 }
 
@@ -142,12 +152,13 @@ impl Reader {
         let issuers = self.issuers(&draft.issuers, &mut warnings);
         let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
         let registries = self.registries(&draft.registries);
-        self.aws(&draft.aws);
-        let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts: draft.oidc.is_some() };
+        let signs_jwts = draft.oidc.is_some();
+        let aws = self.aws(&draft.aws, signs_jwts);
+        let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts, aws };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
-        let catalog = self.faults.is_empty().then_some(catalog);
-        let book = draft.policy.take().and_then(|policy| self.policy(&policy, catalog));
+        let checked = self.faults.is_empty().then(|| catalog.clone());
+        let book = draft.policy.take().and_then(|policy| self.policy(&policy, checked));
         let limits = self.limits(draft.limits.take());
         let log = self.log(draft.log.take());
         let store = draft.store.take().and_then(|store| self.store(store));
@@ -171,7 +182,7 @@ impl Reader {
             log_filter: log.filter,
             store,
             audit,
-            rules: Rules { book, issuers: configured.into_issuers() },
+            rules: Rules { book, issuers: configured.into_issuers(&catalog) },
             issuers,
             trust_domains,
             root_crls,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     build::{Configured, Draft, hint, whole_second},
     file::{At, Reader},
+    roles,
     sections::{MemberSection, TenantSection},
 };
 use crate::{
@@ -42,9 +43,10 @@ impl Reader {
         for draft in &draft.roles {
             let At { line, value } = &draft.common;
             let Some(role) = self.role(draft, &catalog, configured) else { continue };
-            let report = match role.spec {
+            let report = match &role.spec {
                 RoleSpec::X509(_) => configured.x509.check_role(&role, &catalog, self.now),
-                RoleSpec::Aws(_) | RoleSpec::Ecr(_) | RoleSpec::Registry(_) | RoleSpec::Jwt(_) => RoleReport::default(),
+                RoleSpec::Aws(spec) | RoleSpec::Ecr(spec) => roles::aws::check(spec, &role, &catalog, configured),
+                RoleSpec::Registry(_) | RoleSpec::Jwt(_) => RoleReport::default(),
             };
             for fault in report.faults {
                 self.fault(*line, format!("role {}: {fault}", role.name));

@@ -87,7 +87,9 @@ fn a_cached_key_set_verifies_every_token_for_as_long_as_it_lives() {
     let dir = tempfile::tempdir().unwrap();
     let rules = KeyRingOptions { rotate_every: seconds(3 * 86_400), publish_ahead: seconds(4 * 3600), ..options(dir.path()) };
     let servers = [server(rules.clone(), start()), server(rules, start())];
-    servers.iter().for_each(|server| drop(server.ring().unwrap().rotate(start()).unwrap()));
+    for server in &servers {
+        server.ring().unwrap().rotate(start()).unwrap();
+    }
     let (mut cache, mut until) = (String::new(), Timestamp::MIN);
     let mut living: Vec<(Secret, Timestamp)> = Vec::new();
     let (mut kids, mut made, mut deleted) = (std::collections::BTreeSet::new(), 1, 0);

@@ -214,6 +214,6 @@ async fn other_issuers_get_tokens_signed() {
     ] {
         let mut bad = good.clone();
         bad[name] = value;
-        assert_eq!(sign(bad).err().expect(name).code(), Code::Internal, "{name}");
+        assert_eq!(sign(bad).expect_err(name).code(), Code::Internal, "{name}");
     }
 }

@@ -53,6 +53,8 @@ pub struct Cloud {
     /// Told when a session is asked for while it is slow.
     pub asked: Notify,
     pub go: Notify,
+    /// Whether the next policy is written only once [`Cloud::go`] is told.
+    pub slow_publication: AtomicBool,
 }
 
 /// How sessions of a role of these tests are denied: `deploy` by tag, `batch` by time, `fixed` not at all.
@@ -79,6 +81,7 @@ impl Cloud {
             slow: AtomicBool::new(false),
             asked: Notify::new(),
             go: Notify::new(),
+            slow_publication: AtomicBool::new(false),
         })
     }
 
@@ -188,6 +191,10 @@ impl DenyDesk for Cloud {
     async fn publish(&self, list: &AwsDeny, revoked: &[RevokedSerial], _now: Timestamp) -> Result<()> {
         tokio::task::yield_now().await;
         let fault = self.faults.due("publish");
+        if self.slow_publication.swap(false, Ordering::SeqCst) {
+            self.asked.notify_one();
+            self.go.notified().await;
+        }
         if fault != Some(When::Before) {
             self.policies.lock().unwrap().insert(list.clone(), revoked.to_vec());
             self.publications.fetch_add(1, Ordering::SeqCst);

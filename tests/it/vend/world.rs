@@ -27,8 +27,8 @@ use daypass::{
         request::{Input, IssueRequest, RequestId},
         revocation::{AwsDeny, DenyBy},
         role::{
-            AwsMode, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner, RoleSpec,
-            X509Role,
+            AwsMode, AwsOverflow, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner,
+            RoleSpec, X509Role,
         },
         template::Template,
         tenant::{Member, Tenant, TenantKind},
@@ -126,6 +126,11 @@ impl World {
         self.publish();
     }
 
+    /// From now on nothing publishes but the service's own passes, once they are started.
+    pub async fn only_passes(&mut self) {
+        self.publishers.shutdown().await;
+    }
+
     /// Another server over the same store and log.
     pub fn another(&self) -> Server {
         let vend = vend(&self.store, &self.log, &self.faults, &self.clock, &self.issuers);
@@ -187,7 +192,7 @@ impl World {
             let waiting = self.vend.close_open().await.unwrap();
             let swept = self.vend.sweep().await.unwrap();
             for list in self.vend.denies().known() {
-                self.vend.publish_deny(&list).await.unwrap();
+                self.vend.publish_deny(&list, self.vend.now()).await.unwrap();
             }
             let open = async || self.leases().await.iter().any(|lease| matches!(lease.state, LeaseState::Pending | LeaseState::Revoking));
             if waiting == 0 && swept.is_idle() && !open().await {
@@ -218,7 +223,7 @@ fn vend(store: &Arc<dyn LeaseStore>, log: &Arc<dyn AuditLog>, faults: &Faults, c
 async fn deny_when_asked(vend: Arc<Vend>, list: AwsDeny) {
     loop {
         vend.denies().rung(&list).await;
-        while vend.publish_deny(&list).await.is_err() {
+        while vend.publish_deny(&list, vend.now()).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     }
@@ -375,6 +380,7 @@ fn aws_role(name: &str) -> Role {
             source_identity: None,
             external_id: None,
             revocation: AwsRevocation::SessionTag,
+            overflow: AwsOverflow::Fail,
         }),
     }
 }

@@ -1,6 +1,6 @@
 //! `[[role]]`: what roles of every kind have, and one file for what each kind adds.
 
-mod aws;
+pub(super) mod aws;
 mod jwt;
 mod registry;
 mod x509;
@@ -95,7 +95,15 @@ impl Reader {
     }
 
     fn own<T: DeserializeOwned>(&mut self, table: Spanned<DeValue<'_>>) -> Option<T> {
-        self.section(table).map(|at| at.value)
+        let before = self.faults.len();
+        let value = self.section(table).map(|at| at.value);
+        // The kind knows its own keys only; the misspelt one may be of those that all roles have.
+        for fault in &mut self.faults[before..] {
+            let word = fault.message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            let hint = word.map(|word| hint(word, COMMON)).unwrap_or_default();
+            fault.message.push_str(&hint);
+        }
+        value
     }
 
     /// A role, when nothing is wrong with it.

@@ -37,6 +37,9 @@ enum Command {
         /// `embedded`, or the URL of a Redis [default: embedded, or what the directory was made with]
         #[arg(long, value_name = "STORE")]
         store: Option<String>,
+        /// An AWS endpoint that is not the real one, for example http://127.0.0.1:4566: adds the role `deploy`
+        #[arg(long, value_name = "URL")]
+        aws_endpoint: Option<url::Url>,
     },
     /// Serve by a configuration file
     Serve {
@@ -54,7 +57,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Dev { dir, grpc, http, store } => block_on(dev::run(DevOptions { dir, grpc, http, store })),
+        Command::Dev { dir, grpc, http, store, aws_endpoint } => block_on(dev::run(DevOptions { dir, grpc, http, store, aws_endpoint })),
         Command::Serve { config } => load(config).and_then(|(config, path)| block_on(run::serve(config, path, || {}))),
         Command::Check { config } => check(config),
     };

@@ -1,19 +1,23 @@
 //! The command line, as a type. Names, flags and values are a contract.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     aws::CredentialProcess,
-    connection::Connection,
     exec,
+    issue::args::{Issue, Making},
     registry::Registry,
-    values::{Before, lease_id, name, reason, request_id, ttl},
+    values::{Before, lease_id, name, reason, timeout},
 };
 use crate::{
-    client::{ci, types},
+    client::{
+        ci::{self, Identity},
+        settings::{Env, Flags, variable},
+        types,
+    },
     model::name::{RoleName, TenantName},
 };
 
@@ -62,6 +66,66 @@ pub struct Args {
     pub command: Command,
 }
 
+/// Flags that every command takes.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// The server, as host:port [env: DAYPASS_ADDR]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    addr: Option<String>,
+    /// The CAs to trust for the server, PEM [env: DAYPASS_CA; default: the system's]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    ca: Option<PathBuf>,
+    /// Your client certificate, PEM, leaf first [env: DAYPASS_CERT]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    cert: Option<PathBuf>,
+    /// Its private key, PEM [env: DAYPASS_KEY]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    key: Option<PathBuf>,
+    /// The file that holds your OIDC token [env: DAYPASS_TOKEN_FILE, or the token itself in DAYPASS_TOKEN]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+    /// Whose identity to use when none of these is set: auto, github, gitlab, buildkite, circleci, kubernetes or none [env: DAYPASS_IDENTITY; default: auto]
+    #[arg(long, global = true, value_name = "NAME")]
+    identity: Option<Identity>,
+    /// The audience to ask for that identity's token with [env: DAYPASS_AUDIENCE; default: daypass]
+    #[arg(long, global = true, value_name = "AUDIENCE", value_parser = ci::audience)]
+    token_audience: Option<String>,
+    /// Do not say which identity was found [env: DAYPASS_QUIET]
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// How long a call may take, its retries included
+    #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
+}
+
+impl Connection {
+    /// Whether the identity that was found is not to be told.
+    pub fn is_quiet(&self, env: Env<'_>) -> bool {
+        self.quiet || variable("DAYPASS_QUIET", env).is_some()
+    }
+
+    /// As words, for another process of ours.
+    pub fn words(&self) -> Vec<OsString> {
+        let Self { addr, ca, cert, key, token_file, identity, token_audience, quiet, timeout } = self;
+        let paths = [("--ca", ca), ("--cert", cert), ("--key", key), ("--token-file", token_file)];
+        let paths = paths.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.clone().into_os_string())));
+        let addr = addr.iter().map(|addr| ("--addr", OsString::from(addr)));
+        let identity = identity.iter().map(|identity| ("--identity", OsString::from(identity.as_str())));
+        let audience = token_audience.iter().map(|audience| ("--token-audience", OsString::from(audience)));
+        let timeout = ("--timeout", OsString::from(format!("{}ms", timeout.as_millis())));
+        let valued = addr.chain(paths).chain(identity).chain(audience).chain([timeout]);
+        valued.flat_map(|(name, value)| [name.into(), value]).chain(quiet.then(|| "--quiet".into())).collect()
+    }
+}
+
+impl From<Connection> for Flags {
+    fn from(flags: Connection) -> Self {
+        let Connection { addr, ca, cert, key, token_file, identity, token_audience, quiet: _, timeout } = flags;
+        Self { addr, ca, cert, key, token_file, identity, token_audience, timeout: Some(timeout) }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -103,64 +167,6 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
-
-/// `issue`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "\
-Without --out the credential goes to stdout. With --out, DIR gets, by the kind
-of the role, each secret with mode 0600:
-  x509           tls.crt (with its chain), tls.key, ca.crt (the CAs that verify it);
-                 the key is made here and never leaves this machine
-  aws            credentials, for AWS_SHARED_CREDENTIALS_FILE
-  registry, ecr  config.json, for DOCKER_CONFIG=DIR or skopeo --authfile DIR/config.json
-  jwt            token, for AWS_WEB_IDENTITY_TOKEN_FILE and the like
-
--o env prints lines for a shell's eval; with --out they name the files, without
-it they hold the secrets (a certificate needs --out). When the credential cannot
-be delivered, its lease is revoked.
-
-Examples:
-  daypass issue web --out tls
-  daypass issue web --ttl 15m --out tls -o json
-  eval \"$(daypass issue web --out tls -o env)\"   sets DAYPASS_TLS_CERT and more
-  eval \"$(daypass issue deploy -o env)\"          sets AWS_ACCESS_KEY_ID and more
-  daypass issue push --out cfg && skopeo copy --authfile cfg/config.json ...
-  daypass issue federate --audience demo         a token on stdout
-  daypass issue web --csr mine.csr --out tls     for a key that you keep elsewhere
-
-To run one command with credentials that are renewed and revoked, see
-`daypass exec --help`.")]
-pub struct Issue {
-    /// The role; `daypass whoami` lists those you may have
-    pub role: String,
-    /// What the credential is like and where it goes.
-    #[command(flatten)]
-    pub making: Making,
-    /// Repeating a request with the same id and the same --csr gives the same lease, never a second one;
-    /// with another key it is refused (REQUEST_ID_REUSED) [default: a random one]
-    #[arg(long, value_name = "ID", value_parser = request_id)]
-    pub request_id: Option<String>,
-}
-
-/// What `issue` and `lease renew` have in common.
-#[derive(Debug, ClapArgs)]
-pub struct Making {
-    /// How long it shall live, for example 15m or 1h30m [default: the role's]
-    #[arg(long, value_name = "SPAN", value_parser = ttl)]
-    pub ttl: Option<SignedDuration>,
-    /// Write the credential's files into this directory
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub out: Option<PathBuf>,
-    /// A certificate request (PKCS #10, PEM or DER) of your own; then no key is made
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub csr: Option<PathBuf>,
-    /// For a role of kind jwt: one of its audiences [default: the role's only one]
-    #[arg(long, value_name = "AUD", value_parser = ci::audience, conflicts_with = "csr")]
-    pub audience: Option<String>,
-    /// How to print it: text, json or env
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
-    pub output: IssueFormat,
 }
 
 /// `lease`.
@@ -334,18 +340,6 @@ pub enum TableFormat {
     Json,
 }
 
-/// How a credential is printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum IssueFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-    /// For a shell's eval; a certificate needs --out.
-    Env,
-}
-
 /// Where a lease stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names say it, and doc comments would become help")]
@@ -392,7 +386,7 @@ mod tests {
             "daypass --addr h:1 --ca a --cert b --key c --token-file d --identity auto --token-audience x -q --timeout 1500ms whoami";
         let first = Args::try_parse_from(line.split(' ')).unwrap().connection;
         let words = first.words().into_iter().chain(["whoami".into()]);
-        let again = Args::try_parse_from([std::ffi::OsString::from("daypass")].into_iter().chain(words)).unwrap().connection;
+        let again = Args::try_parse_from([OsString::from("daypass")].into_iter().chain(words)).unwrap().connection;
         assert_eq!(format!("{first:?}"), format!("{again:?}"));
     }
 

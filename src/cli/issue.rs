@@ -1,12 +1,14 @@
 //! `issue` and `lease renew`: a key, a request, a credential of whatever kind the role is, and where it goes.
 
+pub mod args;
+
 use std::{io::Write, path::Path};
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::args::{Issue, IssueFormat, Making};
 use super::{
-    args::{Issue, IssueFormat, Making},
     exit::{Exit, Outcome, Stop},
     files::{self, OutDir},
     material::{CredentialJson, Material},

@@ -4,7 +4,6 @@ pub mod args;
 mod audit;
 mod aws;
 mod cache;
-mod connection;
 pub mod exec;
 pub mod exit;
 mod files;
@@ -26,9 +25,9 @@ use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
-    args::{Args, Audit, Command, Issue, IssueFormat, Lease, List, Making, Revoke, TableFormat, TextFormat},
-    connection::Connection,
+    args::{Args, Audit, Command, Connection, Lease, List, Revoke, TableFormat, TextFormat},
     exit::{Exit, Outcome, Stop},
+    issue::args::{Issue, IssueFormat, Making},
 };
 use crate::{
     client::{

@@ -7,6 +7,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +70,10 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
 
     let grpc_listener = listen(config.grpc, "grpc").await?;
     let http_listener = listen(config.http, "http").await?;
+    let https_listener = match config.https {
+        Some(address) => Some(listen(address, "https").await?),
+        None => None,
+    };
     // A shutdown has two parts: first no new work, and when what is in flight has ended, no more passes and no more HTTP.
     let (drain, draining) = watch::channel(false);
     let (stop, shutdown) = watch::channel(false);
@@ -93,7 +98,16 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
     let request_timeout = std_duration(config.limits.request_timeout);
     let tokens = Arc::new(TokenEdge { vend: vend.clone(), limiters: limiters.clone(), request_timeout });
-    let http = tokio::spawn(http::serve(http_listener, Edges { public, tokens }, stopped(shutdown.clone())));
+    // With TLS at hand the secrets of leases do not travel without.
+    let (open, closed) = (
+        Edges { public: public.clone(), tokens: https_listener.is_none().then(|| tokens.clone()) },
+        Edges { public, tokens: Some(tokens) },
+    );
+    let mut web = JoinSet::new();
+    web.spawn(http::serve(http_listener, None, open, stopped(shutdown.clone())));
+    if let Some(listener) = https_listener {
+        web.spawn(http::serve(listener, Some(edge.clone()), closed, stopped(shutdown.clone())));
+    }
     let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
     let in_flight = TaskTracker::new();
     let grpc_edge = Arc::new(Edge {
@@ -118,7 +132,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     finish_work(&in_flight, &limits, &vend).await;
     stop.send_replace(true);
     while passes.join_next().await.is_some() {}
-    let _ended = http.await;
+    while web.join_next().await.is_some() {}
     tracing::info!("stopped");
     served
 }

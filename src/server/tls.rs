@@ -3,7 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, crypto::aws_lc_rs::sign::any_supported_type, server::ResolvesServerCert, sign::CertifiedKey};
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs::{self, sign::any_supported_type},
+    server::ResolvesServerCert,
+    sign::CertifiedKey,
+    version::TLS13,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::{
@@ -19,17 +25,25 @@ use crate::{
 /// The trust domains as configured, each with the CAs of ours whose CRLs hold for it.
 type Domains = Vec<(TrustDomainConfig, Vec<CaName>)>;
 
+/// What shows a certificate from the next handshake on.
+pub(super) struct Shown {
+    config: Arc<ServerConfig>,
+    web: Arc<ServerConfig>,
+}
+
 /// The edge.
 pub(super) struct TlsEdge {
     config: ArcSwap<ServerConfig>,
+    /// For HTTP: the same certificate, and nobody is asked for one.
+    web: ArcSwap<ServerConfig>,
     verifier: Arc<ClientVerifier>,
 }
 
 impl TlsEdge {
     pub(super) fn new(domains: &Domains, certificate: &[u8], key: &[u8], clock: Arc<dyn Clock>) -> Result<Self> {
         let verifier = Arc::new(ClientVerifier::new(trust_store(domains, &BTreeMap::new())?, clock));
-        let config = server_config(verifier.clone(), identity(certificate, key)?)?;
-        Ok(Self { config: ArcSwap::new(config), verifier })
+        let Shown { config, web } = shown(&verifier, certificate, key)?;
+        Ok(Self { config: ArcSwap::new(config), web: ArcSwap::new(web), verifier })
     }
 
     /// The configuration for the next handshake.
@@ -37,14 +51,20 @@ impl TlsEdge {
         self.config.load_full()
     }
 
+    /// The configuration for the next handshake of HTTP.
+    pub(super) fn web(&self) -> Arc<ServerConfig> {
+        self.web.load_full()
+    }
+
     /// What shows another certificate, once it is given to [`TlsEdge::show`].
-    pub(super) fn prepare(&self, certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>> {
-        server_config(self.verifier.clone(), identity(certificate, key)?)
+    pub(super) fn prepare(&self, certificate: &[u8], key: &[u8]) -> Result<Shown> {
+        shown(&self.verifier, certificate, key)
     }
 
     /// Shows another certificate from the next handshake on.
-    pub(super) fn show(&self, prepared: Arc<ServerConfig>) {
-        self.config.store(prepared);
+    pub(super) fn show(&self, prepared: Shown) {
+        self.config.store(prepared.config);
+        self.web.store(prepared.web);
     }
 
     /// Trusts other clients from now on; live connections are looked at again by who watches [`ClientVerifier::version`].
@@ -67,6 +87,17 @@ impl TlsEdge {
     pub(super) fn stands(&self, verdict: &Verdict, now: Timestamp) -> bool {
         self.verifier.stands(verdict, now)
     }
+}
+
+fn shown(verifier: &Arc<ClientVerifier>, certificate: &[u8], key: &[u8]) -> Result<Shown> {
+    let identity = identity(certificate, key)?;
+    let mut web = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::internal)?
+        .with_no_client_auth()
+        .with_cert_resolver(identity.clone());
+    web.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Shown { config: server_config(verifier.clone(), identity)?, web: Arc::new(web) })
 }
 
 fn trust_store(domains: &Domains, own_crls: &BTreeMap<CaName, Vec<u8>>) -> Result<TrustStore> {

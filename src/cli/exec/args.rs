@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, ffi::OsString};
 use clap::{Args as ClapArgs, CommandFactory};
 use jiff::SignedDuration;
 
-use super::super::{args::Args, values::ttl};
-use crate::client::ci;
+use crate::{
+    cli::{args::Args, values::ttl},
+    client::ci,
+};
 
 const HELP: &str = "\
 What CMD finds, by the kind of the role:
@@ -127,10 +129,8 @@ impl Flags {
 mod tests {
     use clap::Parser;
 
-    use super::{
-        super::super::args::{Args, Command},
-        *,
-    };
+    use super::*;
+    use crate::cli::args::Command;
 
     fn parse(line: &str) -> (Vec<String>, Vec<String>) {
         let words = with_escape(line.split(' ').map(OsString::from).collect());

@@ -6,11 +6,11 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
-use super::{
-    super::{exit::Exit, output},
-    signals::Caught,
+use super::signals::Caught;
+use crate::{
+    cli::{exit::Exit, output},
+    client::settings::plain,
 };
-use crate::client::settings::plain;
 
 /// The exit code when there is no such command (env(1)).
 pub const NOT_FOUND: u8 = 127;

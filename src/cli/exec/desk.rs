@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 
 use zeroize::Zeroizing;
 
-use super::{
-    super::{
+use super::{dir::PrivateDir, endpoint::Endpoint};
+use crate::{
+    cli::{
         files,
         material::{self, Material, docker_config},
     },
-    dir::PrivateDir,
-    endpoint::Endpoint,
-};
-use crate::client::{
-    error::{Error, Result},
-    types::RegistryCredential,
+    client::{
+        error::{Error, Result},
+        types::{AwsCredential, RegistryCredential},
+    },
 };
 
 /// The folder of docker's configuration.
@@ -96,7 +95,7 @@ impl Desk {
         (set, if uses_aws { AWS_RIVALS.to_vec() } else { Vec::new() })
     }
 
-    fn put_session(&mut self, role: &str, session: &crate::client::types::AwsCredential) -> Result<Vec<(String, Zeroizing<String>)>> {
+    fn put_session(&mut self, role: &str, session: &AwsCredential) -> Result<Vec<(String, Zeroizing<String>)>> {
         if self.endpoint.is_none() {
             let endpoint = Endpoint::start()?;
             let token = self.dir.put("aws/endpoint-token", endpoint.token().as_bytes())?;
@@ -152,10 +151,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{
-        client::types::{AwsCredential, JwtCredential},
-        model::secret::Secret,
-    };
+    use crate::{client::types::JwtCredential, model::secret::Secret};
 
     fn desk(parent: &tempfile::TempDir, with_secrets: bool) -> Desk {
         Desk::new(PrivateDir::make(&|_| Some(parent.path().into())).unwrap(), with_secrets)

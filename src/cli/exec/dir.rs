@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::material::NewFile;
 use crate::{
+    cli::{material::NewFile, output},
     client::{
         error::{Error, Kind, Result},
         settings::{Env, plain},
@@ -111,7 +111,7 @@ pub fn remove(path: &Path) {
     if let Err(error) = fs::remove_dir_all(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        super::super::output::note(&format!("warning: {} cannot be removed: {}", path.display(), plain(&error)), false);
+        output::note(&format!("warning: {} cannot be removed: {}", path.display(), plain(&error)), false);
     }
 }
 

@@ -5,11 +5,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 
-use super::{
-    super::{issue, material::Material, output},
-    server::Server,
-};
+use super::server::Server;
 use crate::{
+    cli::{issue, material::Material, output},
     client::{
         csr,
         error::{Error, Kind, Result},

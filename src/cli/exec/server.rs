@@ -2,8 +2,15 @@
 
 use std::env;
 
-use super::super::{connection::Connection, tell};
-use crate::client::{Client, error::Result, settings::Settings, types::Lease};
+use crate::{
+    cli::{args::Connection, tell},
+    client::{
+        Client,
+        error::{Error, Result},
+        settings::Settings,
+        types::Lease,
+    },
+};
 
 /// Why a lease is revoked at the end, for the record.
 const ENDED: &str = "the command of daypass exec ended";
@@ -37,7 +44,7 @@ impl Server {
     }
 
     /// Revokes leases one by one; those that could not be come back, each with the reason.
-    pub async fn revoke(&self, leases: &[String], client: &mut Client) -> Vec<(String, crate::client::error::Error)> {
+    pub async fn revoke(&self, leases: &[String], client: &mut Client) -> Vec<(String, Error)> {
         let mut failed = Vec::new();
         for id in leases {
             if let Err(error) = client.revoke(id, ENDED).await {
@@ -53,7 +60,7 @@ impl Server {
 }
 
 /// What to tell of a lease that could not be revoked.
-pub fn not_revoked(lease: &Lease, error: &crate::client::error::Error) -> String {
+pub fn not_revoked(lease: &Lease, error: &Error) -> String {
     format!(
         "warning: lease {} (role {}) is not revoked: {error}; its credential may be accepted until {}; `daypass lease revoke {}` tries again",
         lease.id,

@@ -25,19 +25,18 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    super::{
+use super::{command, dir, server::Server};
+use crate::{
+    cli::{
         block_on,
         exit::{Exit, Outcome},
         output,
     },
-    command, dir,
-    server::Server,
-};
-use crate::client::{
-    Client,
-    error::{Error, Kind, Result},
-    types::Lease,
+    client::{
+        Client,
+        error::{Error, Kind, Result},
+        types::Lease,
+    },
 };
 
 /// The hidden command.

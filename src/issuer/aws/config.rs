@@ -1,6 +1,6 @@
 //! A way into AWS: where its services are, who this service is there, and how long it waits.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use aws_sdk_sts::config::SharedCredentialsProvider;
 use url::{Host, Url};
@@ -75,6 +75,8 @@ pub enum AwsIdentity {
         /// The JWT's `sub`.
         subject: String,
     },
+    /// A file of AWS' INI format, profile `default`: for an endpoint that is not AWS' own, and for nothing else.
+    CredentialsFile(PathBuf),
     /// What the program that embeds this one brings. No configuration file can say it.
     Given(SharedCredentialsProvider),
 }
@@ -105,6 +107,9 @@ impl AwsConfig {
         faults.extend(self.endpoint.as_deref().and_then(|endpoint| endpoint_fault(endpoint, self.allow_http)));
         if self.timeout < Duration::from_millis(100) || self.timeout > MAX_TIMEOUT {
             faults.push(format!("timeout must be 100 milliseconds to {} seconds", MAX_TIMEOUT.as_secs()));
+        }
+        if matches!(self.identity, AwsIdentity::CredentialsFile(_)) && self.endpoint.is_none() {
+            faults.push("a key in a file is never this service's identity at AWS itself: it is for another endpoint".to_owned());
         }
         if self.propagation.is_negative() || self.propagation > MAX_PROPAGATION {
             faults.push(format!("propagation must be 0 to {} minutes", MAX_PROPAGATION.as_mins()));
@@ -153,6 +158,7 @@ impl PartialEq for AwsIdentity {
                 Self::WebIdentity { role_arn, audience, subject },
                 Self::WebIdentity { role_arn: other_arn, audience: other_audience, subject: other_subject },
             ) => (role_arn, audience, subject) == (other_arn, other_audience, other_subject),
+            (Self::CredentialsFile(file), Self::CredentialsFile(other)) => file == other,
             // What another program brings cannot be compared.
             _ => false,
         }
@@ -164,6 +170,7 @@ impl fmt::Debug for AwsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ambient => f.write_str("Ambient"),
+            Self::CredentialsFile(file) => write!(f, "CredentialsFile({})", file.display()),
             Self::WebIdentity { role_arn, .. } => write!(f, "WebIdentity({role_arn})"),
             Self::Given(_) => f.write_str("Given(..)"),
         }

@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     config::{AwsConfig, AwsIdentity},
     failure::{Failed, Sent, failed},
-    identity::{Ambient, Keyless},
+    identity::{Ambient, Keyless, of_file},
 };
 use crate::{
     issuer::TokenSigner,
@@ -84,6 +84,7 @@ impl Connection {
                 let sts = aws_sdk_sts::Client::new(&bare);
                 SharedCredentialsProvider::new(Keyless::new(sts, signer.clone(), role_arn.clone(), audience.clone(), subject.clone()))
             }
+            AwsIdentity::CredentialsFile(file) => SharedCredentialsProvider::new(of_file(file)),
             AwsIdentity::Given(credentials) => credentials.clone(),
         };
         let sdk = bare.into_builder().credentials_provider(credentials).identity_cache(IdentityCache::lazy().build()).build();

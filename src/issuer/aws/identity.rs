@@ -1,9 +1,17 @@
 //! This service's own credentials.
 
-use aws_config::{SdkConfig, default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig};
+use aws_config::{
+    SdkConfig,
+    default_provider::credentials::DefaultCredentialsChain,
+    profile::{
+        ProfileFileCredentialsProvider,
+        profile_file::{ProfileFileKind, ProfileFiles},
+    },
+    provider_config::ProviderConfig,
+};
 use aws_credential_types::provider::{self, error::CredentialsError, future};
 use aws_sdk_sts::config::{Credentials, ProvideCredentials};
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -51,6 +59,12 @@ impl fmt::Debug for Ambient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ambient")
     }
+}
+
+/// The profile `default` of a file, read when it is needed.
+pub(super) fn of_file(file: &Path) -> ProfileFileCredentialsProvider {
+    let files = ProfileFiles::builder().with_file(ProfileFileKind::Credentials, file).build();
+    ProfileFileCredentialsProvider::builder().profile_files(files).profile_name("default").build()
 }
 
 /// A role that is assumed with a JWT that this service signs about itself.

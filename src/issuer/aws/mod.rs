@@ -3,6 +3,7 @@
 //! A session is worked out and checked ([`plan`]), then asked for ([`session`]); what is revoked becomes a policy ([`deny`]), which is
 //! written ([`desk`]). A [`connection`] holds clients and credentials.
 
+pub mod bootstrap;
 mod config;
 mod connection;
 mod deny;

@@ -307,7 +307,7 @@ fn a_template_is_checked_before_anybody_asks() {
     for bad in ["", "Demo", "demo/", "/demo", "demo//a", "demo/a*", "demo/**", "demo/{claims.a}*", "a b", "a:b", "demo/{tenant}-", "../a"] {
         assert_eq!(faults(&[bad]).len(), 1, "{bad}");
     }
-    assert!(faults(&["{claims.a}-{claims.b}"])[0].contains("two values"));
+    assert!(faults(&["{claims.a}{claims.b}"])[0].contains("no mark between them"));
     assert!(faults(&["demo/{lease}"])[0].contains("{lease}"));
     assert!(faults(&[])[0].contains("missing"));
     let many = vec!["a"; role_check::MAX_REPOSITORIES + 1];

@@ -163,3 +163,111 @@ fn registries_know_key_of(certificate: &X509Certificate<'_>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::{
+        encoding::{AsDer, PublicKeyX509Der},
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _},
+    };
+    use rcgen::{BasicConstraints, KeyPair};
+
+    use super::*;
+    use crate::{
+        issuer::x509::bootstrap::{self, Made},
+        model::SignedDuration,
+    };
+
+    fn now() -> Timestamp {
+        "2027-01-15T08:00:00Z".parse().unwrap()
+    }
+
+    fn hours(hours: i64) -> SignedDuration {
+        SignedDuration::from_hours(hours)
+    }
+
+    fn load(made: &Made, at: Timestamp) -> Result<TokenCa, Vec<String>> {
+        TokenCa::load(made.certificate_pem.as_bytes(), bootstrap::file_key(made).unwrap(), at)
+    }
+
+    fn fault(made: &Made) -> String {
+        load(made, now()).err().expect("it is refused").join("\n")
+    }
+
+    /// A self-signed certificate of any key and any extensions.
+    fn made(algorithm: &'static rcgen::SignatureAlgorithm, change: impl FnOnce(&mut CertificateParams)) -> Made {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Token CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = date_time(now() - hours(1)).unwrap();
+        params.not_after = date_time(now() + hours(48)).unwrap();
+        change(&mut params);
+        Made { certificate_pem: params.self_signed(&key).unwrap().pem(), key_pem: key.serialize_pem().into() }
+    }
+
+    fn public_key(algorithm: &'static EcdsaSigningAlgorithm) -> Vec<u8> {
+        let pair = EcdsaKeyPair::generate(algorithm).unwrap();
+        let der: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        der.as_ref().to_vec()
+    }
+
+    #[test]
+    fn a_certificate_is_within_the_cas_and_says_what_a_registry_needs() {
+        let root = bootstrap::create_root("Root", now() - hours(1), hours(100)).unwrap();
+        let issuing = bootstrap::create_issuing(&root, "Token CA", None, now(), hours(50)).unwrap();
+        let alone = load(&root, now()).unwrap();
+        let below = load(&issuing, now()).unwrap();
+        let both =
+            Made { certificate_pem: format!("{}{}", issuing.certificate_pem, root.certificate_pem), key_pem: issuing.key_pem.clone() };
+        let both = load(&both, now()).unwrap();
+        let key = public_key(&ECDSA_P256_SHA256_FIXED_SIGNING);
+        let chain = |ca: &TokenCa| ca.certify(&key, now() - hours(9999), now() + hours(9999)).unwrap();
+        assert_eq!([chain(&alone).len(), chain(&below).len(), chain(&both).len()], [1, 2, 2], "all below what a bundle may hold alone");
+        let ders = chain(&both);
+        let (leaf, ca) = (X509Certificate::from_der(&ders[0]).unwrap().1, X509Certificate::from_der(&ders[1]).unwrap().1);
+        leaf.verify_signature(Some(ca.public_key())).unwrap();
+        assert_eq!(leaf.public_key().raw, key);
+        assert!(!leaf.is_ca() && leaf.key_usage().unwrap().unwrap().value.digital_signature());
+        assert_eq!(leaf.validity().not_after.timestamp(), both.not_after().as_second());
+        assert_eq!(leaf.validity().not_before, ca.validity().not_before);
+        assert_ne!(leaf.raw_serial(), X509Certificate::from_der(&chain(&both)[0]).unwrap().1.raw_serial());
+    }
+
+    #[test]
+    fn only_a_key_on_p256_is_certified() {
+        let ca = load(&bootstrap::create_root("Root", now(), hours(100)).unwrap(), now()).unwrap();
+        for bad in [public_key(&ECDSA_P384_SHA384_FIXED_SIGNING), Vec::new(), vec![0x30, 0]] {
+            assert!(ca.certify(&bad, now(), now() + hours(1)).is_err());
+        }
+    }
+
+    #[test]
+    fn keys_that_registries_take_are_taken() {
+        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+            assert!(load(&made(algorithm, |_| ()), now()).is_ok());
+        }
+        // A registry of version 2.8 ends when it finds one.
+        assert!(fault(&made(&rcgen::PKCS_ED25519, |_| ())).contains("has a key that registries do not take"));
+    }
+
+    #[test]
+    fn what_is_no_ca_is_refused_with_every_fault() {
+        let p256 = &rcgen::PKCS_ECDSA_P256_SHA256;
+        assert!(fault(&made(p256, |params| params.is_ca = IsCa::ExplicitNoCa)).contains("is no CA"));
+        assert!(fault(&made(p256, |params| params.key_usages = vec![KeyUsagePurpose::CrlSign])).contains("may not sign certificates"));
+        let early = made(p256, |params| params.not_before = date_time(now() + hours(1)).unwrap());
+        assert!(fault(&early).contains("is not valid before"));
+        let late = made(p256, |params| params.not_after = date_time(now()).unwrap());
+        assert!(fault(&late).contains("expired at"));
+        let (one, other) = (made(p256, |_| ()), made(p256, |_| ()));
+        let mixed = |certificate_pem: String| Made { certificate_pem, key_pem: other.key_pem.clone() };
+        assert!(fault(&mixed(one.certificate_pem.clone())).contains("the key is not the first certificate's"));
+        assert!(fault(&mixed(String::new())).contains("0 certificates"));
+        assert!(fault(&mixed(other.certificate_pem.repeat(5))).contains("5 certificates"));
+        assert!(fault(&mixed("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned())).contains("does not parse"));
+        let unrelated = mixed(format!("{}{}", other.certificate_pem, one.certificate_pem));
+        assert!(fault(&unrelated).contains("certificate 1"), "{}", fault(&unrelated));
+    }
+}

@@ -1,5 +1,7 @@
 //! `[[aws]]`: ways into AWS.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::file::{At, Reader};
@@ -29,12 +31,13 @@ pub(super) struct AwsSection {
     pub deny_size: usize,
 }
 
-/// `identity = "ambient"`, or `identity.web_identity = { … }`
+/// `identity = "ambient"`, or `identity.web_identity = { … }`, or `identity.credentials_file = "…"`
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum IdentitySection {
     Ambient,
     WebIdentity(WebIdentitySection),
+    CredentialsFile(PathBuf),
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,7 +78,7 @@ impl Reader {
     pub(super) fn aws(&mut self, sections: &[At<AwsSection>], signs: bool) -> Vec<AwsConfig> {
         let mut ways: Vec<AwsConfig> = Vec::new();
         for At { line, value } in sections {
-            let way = way(value);
+            let way = self.way(value);
             for fault in way.faults() {
                 self.fault(*line, format!("aws {}: {fault}", way.name));
             }
@@ -94,23 +97,26 @@ impl Reader {
     }
 }
 
-fn way(section: &AwsSection) -> AwsConfig {
-    let identity = match &section.identity {
-        IdentitySection::Ambient => AwsIdentity::Ambient,
-        IdentitySection::WebIdentity(WebIdentitySection { role_arn, audience, subject }) => {
-            AwsIdentity::WebIdentity { role_arn: role_arn.clone(), audience: audience.clone(), subject: subject.clone() }
+impl Reader {
+    fn way(&self, section: &AwsSection) -> AwsConfig {
+        let identity = match &section.identity {
+            IdentitySection::Ambient => AwsIdentity::Ambient,
+            IdentitySection::CredentialsFile(file) => AwsIdentity::CredentialsFile(self.path(file)),
+            IdentitySection::WebIdentity(WebIdentitySection { role_arn, audience, subject }) => {
+                AwsIdentity::WebIdentity { role_arn: role_arn.clone(), audience: audience.clone(), subject: subject.clone() }
+            }
+        };
+        AwsConfig {
+            name: section.name.clone(),
+            region: section.region.clone(),
+            endpoint: section.endpoint.clone(),
+            allow_http: section.allow_http,
+            // A negative one is out of bounds as zero is.
+            timeout: section.timeout.try_into().unwrap_or_default(),
+            identity,
+            propagation: section.propagation,
+            concurrency: section.concurrency,
+            deny_size: section.deny_size,
         }
-    };
-    AwsConfig {
-        name: section.name.clone(),
-        region: section.region.clone(),
-        endpoint: section.endpoint.clone(),
-        allow_http: section.allow_http,
-        // A negative one is out of bounds as zero is.
-        timeout: section.timeout.try_into().unwrap_or_default(),
-        identity,
-        propagation: section.propagation,
-        concurrency: section.concurrency,
-        deny_size: section.deny_size,
     }
 }

@@ -112,6 +112,8 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where HTTP listens over TLS. The token endpoint of registries is there, and not at `http`, when it is given.
+    pub https: Option<SocketAddr>,
     /// The server's certificate chain, PEM.
     pub certificate: Vec<u8>,
     /// Its key, PEM.
@@ -175,6 +177,7 @@ impl Reader {
         Ok(Config {
             grpc: server.value.grpc,
             http: server.value.http,
+            https: server.value.https,
             certificate,
             key,
             limits,

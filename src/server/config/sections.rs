@@ -18,6 +18,8 @@ use crate::model::{
 pub(super) struct ServerSection {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    #[serde(default)]
+    pub https: Option<SocketAddr>,
     pub certificate: PathBuf,
     pub key: PathBuf,
 }

@@ -46,11 +46,13 @@ impl Reader {
 /// The sections hold no secrets, only the names of their files; and an absent key is as its default, so that writing it out is no change.
 fn at_start(draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> BTreeMap<&'static str, String> {
     let addresses = draft.server.as_ref().map(|at| format!("{} {}", at.value.grpc, at.value.http));
+    let https = draft.server.as_ref().map(|at| format!("{:?}", at.value.https));
     let limits = draft.limits.as_ref().map(|at| at.value.clone()).unwrap_or_default();
     let log = draft.log.as_ref().map_or_else(|| format!("{:?}", super::sections::LogSection::default()), |at| format!("{:?}", at.value));
     let crls: Vec<_> = root_crls.iter().map(|(name, der)| format!("{name} {:?}", digest(&SHA256, der))).collect();
     BTreeMap::from([
         ("server.grpc, server.http", addresses.unwrap_or_default()),
+        ("server.https", https.unwrap_or_default()),
         ("server.limits", format!("{limits:?}")),
         ("log", log),
         ("store", draft.store.as_ref().map(|at| format!("{:?}", at.value)).unwrap_or_default()),

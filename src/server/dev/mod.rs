@@ -1,5 +1,6 @@
 //! `daypassd dev`: a whole throwaway world in one directory, made at the first run and reused by the next.
 
+mod aws;
 mod config_file;
 mod issuer;
 mod registry;
@@ -11,6 +12,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+use tokio::task::JoinSet;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -34,11 +37,17 @@ pub struct DevOptions {
     pub http: Option<SocketAddr>,
     /// `embedded`, or the URL of a Redis.
     pub store: Option<String>,
+    /// An AWS endpoint that is not the real one: adds the role `deploy`.
+    pub aws_endpoint: Option<url::Url>,
 }
 
 /// Makes what is missing in the directory and serves from it.
 pub async fn run(options: DevOptions) -> Result<()> {
     let dir = prepare(&options)?;
+    let way = match &options.aws_endpoint {
+        Some(endpoint) => Some(aws::make(&dir, endpoint).await?),
+        None => None,
+    };
     let path = dir.join("daypass.toml");
     let config = super::config::load(&path, SystemClock.now()).map_err(|faults| {
         let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -48,10 +57,15 @@ pub async fn run(options: DevOptions) -> Result<()> {
     fs::write(dir.join("env.sh"), env_sh(&dir, grpc)).map_err(|error| at(&dir.join("env.sh"), &error))?;
     let job = issuer::JobTokens::open(&dir)?;
     job.write(SystemClock.now())?;
-    let refreshing = tokio::spawn(job.keep_fresh());
+    let mut beside = JoinSet::new();
+    beside.spawn(job.keep_fresh());
+    let deploys = way.is_some();
+    if let Some(way) = way {
+        beside.spawn(aws::keep_role(way));
+    }
     let shown = options.dir.clone();
-    let served = super::run::serve(config, path, move || greet(&shown, grpc, http)).await;
-    refreshing.abort();
+    let served = super::run::serve(config, path, move || greet(&shown, grpc, http, deploys)).await;
+    beside.shutdown().await;
     served
 }
 
@@ -111,7 +125,7 @@ fn env_sh(dir: &Path, grpc: SocketAddr) -> String {
     )
 }
 
-fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr) {
+fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, deploys: bool) {
     let env = dir.join("env.sh");
     let env = quoted(&env.display().to_string());
     let job = quoted(&dir.join("job.jwt").display().to_string());
@@ -129,6 +143,17 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr) {
         println!();
         println!("  docker-registry serve {}", quoted(&registry.display().to_string()));
         println!("  daypass issue push -o json");
+        println!();
+    }
+    println!("A JWT of this service, and who verifies it: http://{http}/.well-known/openid-configuration");
+    println!();
+    println!("  daypass issue federate -o json");
+    println!();
+    if deploys {
+        println!("An AWS session, for a command and as long as it runs:");
+        println!();
+        println!("  daypass exec deploy -- aws sts get-caller-identity");
+        println!("  daypass issue deploy -o json");
         println!();
     }
 }

@@ -11,22 +11,30 @@ use axum::{Router, extract::Request};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
 pub(super) use public::Public;
 pub(super) use registry::TokenEdge;
+
+use super::tls::TlsEdge;
 
 /// HTTP connections at once.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = HEAD_TIMEOUT;
 
 /// How long a connection may last: time for a large CRL over a slow line, and no place for ever for a client that does not read.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -39,18 +47,38 @@ const MAX_HEAD: usize = 16 * 1024;
 struct Peer(SocketAddr);
 
 /// What the handlers need.
+#[derive(Clone)]
 pub(super) struct Edges {
     pub public: Arc<Public>,
-    pub tokens: Arc<TokenEdge>,
+    /// None where the token endpoint is not served: secrets travel to it.
+    pub tokens: Option<Arc<TokenEdge>>,
 }
 
 /// Every route.
 fn router(edges: Edges) -> Router {
-    public::router(edges.public.clone()).merge(oidc::router(edges.public)).merge(registry::router(edges.tokens))
+    let open = public::router(edges.public.clone()).merge(oidc::router(edges.public));
+    match edges.tokens {
+        Some(tokens) => open.merge(registry::router(tokens)),
+        None => open,
+    }
 }
 
-/// Answers one connection, for `max_age` at most.
-fn answer(tcp: TcpStream, peer: Peer, app: Router, max_age: Duration, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+/// Answers one connection, for `max_age` at most, its handshake included.
+async fn answer(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, peer: Peer, app: Router, max_age: Duration, watcher: Watcher) {
+    let answered = async {
+        match tls {
+            None => converse(tcp, peer, app, watcher).await,
+            Some(config) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {
+                Ok(Ok(tls)) => converse(tls, peer, app, watcher).await,
+                Ok(Err(error)) => tracing::debug!(address = %peer.0, %error, "a TLS handshake for HTTP was refused"),
+                Err(_) => tracing::debug!(address = %peer.0, "a TLS handshake for HTTP took too long"),
+            },
+        }
+    };
+    let _gone_or_too_old = tokio::time::timeout(max_age, answered).await;
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, app: Router, watcher: Watcher) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         app.clone().call(request)
@@ -59,15 +87,12 @@ fn answer(tcp: TcpStream, peer: Peer, app: Router, max_age: Duration, graceful: 
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(tcp), service);
-    let watched = graceful.watch(connection);
-    async move {
-        let _gone_or_too_old = tokio::time::timeout(max_age, watched).await;
-    }
+        .serve_connection(TokioIo::new(stream), service);
+    let _gone = watcher.watch(connection).await;
 }
 
-/// Serves until `shutdown` resolves.
-pub(super) async fn serve(listener: TcpListener, edges: Edges, shutdown: impl Future<Output = ()>) {
+/// Serves until `shutdown` resolves; over TLS, with the certificate of the moment, when `tls` is given.
+pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<TlsEdge>>, edges: Edges, shutdown: impl Future<Output = ()>) {
     let app = router(edges);
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -87,7 +112,8 @@ pub(super) async fn serve(listener: TcpListener, edges: Edges, shutdown: impl Fu
                 continue;
             }
         };
-        let connection = answer(tcp, Peer(address), app.clone(), MAX_AGE, &graceful);
+        let config = tls.as_ref().map(|edge| edge.web());
+        let connection = answer(tcp, config, Peer(address), app.clone(), MAX_AGE, graceful.watcher());
         tokio::spawn(async move {
             connection.await;
             drop(permit);
@@ -112,7 +138,7 @@ mod tests {
         // More than the sockets of both sides hold.
         let app = Router::new().route("/", get(|| async { vec![0_u8; 64 << 20] }));
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        let served = answer(tcp, Peer(address), app, Duration::from_millis(200), &GracefulShutdown::new());
+        let served = answer(tcp, None, Peer(address), app, Duration::from_millis(200), GracefulShutdown::new().watcher());
         tokio::time::timeout(Duration::from_secs(10), served).await.expect("it holds its place for ever");
     }
 }

@@ -1,5 +1,6 @@
 //! The configuration: the full sample is whole, and each fault is told with its line, all of them at once.
 
+mod registry;
 mod reload;
 
 use std::{fs, path::Path};

@@ -4,4 +4,5 @@ mod clients;
 mod edge;
 mod lifetime;
 mod templates;
+mod tls;
 mod world;

@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::super::{
+use crate::client::{
     error::{Error, Kind, Result},
     fingerprint::Fingerprint,
     text::one_line,

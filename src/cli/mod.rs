@@ -4,6 +4,7 @@ pub mod args;
 mod audit;
 mod aws;
 mod cache;
+mod connection;
 pub mod exec;
 pub mod exit;
 mod files;
@@ -25,7 +26,8 @@ use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
-    args::{Args, Audit, Command, Connection, Lease, List, Revoke, TableFormat, TextFormat},
+    args::{Args, Audit, Command, Lease, List, Revoke, TableFormat, TextFormat},
+    connection::Connection,
     exit::{Exit, Outcome, Stop},
     issue::args::{Issue, IssueFormat, Making},
 };

@@ -34,8 +34,8 @@ use self::{
     watch::Watcher,
 };
 use super::{
-    args::Connection,
     block_on,
+    connection::Connection,
     exit::{Exit, Outcome, Stop},
     issue::check_role,
     material::Material,

@@ -3,7 +3,7 @@
 use std::env;
 
 use crate::{
-    cli::{args::Connection, tell},
+    cli::{connection::Connection, tell},
     client::{
         Client,
         error::{Error, Result},

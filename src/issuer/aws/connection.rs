@@ -159,7 +159,7 @@ fn bare(config: &AwsConfig) -> SdkConfig {
     let client = aws_smithy_http_client::Builder::new().build_with_connector_fn(|settings, components| {
         let mut connector = Connector::builder();
         connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.set_sleep_impl(components.and_then(aws_sdk_sts::config::RuntimeComponents::sleep_impl));
         connector.proxy_config(ProxyConfig::from_env()).tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build()
     });
     let mut sdk = SdkConfig::builder()

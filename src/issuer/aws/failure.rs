@@ -144,13 +144,14 @@ fn unreadable(asked: &str, status: u16) -> Failed {
 }
 
 /// No answer: the request was not made, not sent, or broke off.
-fn not_answered<E: 'static>(error: &SdkError<E, HttpResponse>, asked: &str, sent: &Sent) -> Failed
+fn not_answered<E>(error: &SdkError<E, HttpResponse>, asked: &str, sent: &Sent) -> Failed
 where
-    E: std::error::Error,
+    E: std::error::Error + 'static,
 {
     let chain = chain_of(error);
-    let never_connected =
-        chain.iter().any(|error| error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()));
+    let never_connected = chain
+        .iter()
+        .any(|error| error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(hyper_util::client::legacy::Error::is_connect));
     let left = sent.happened() && !never_connected;
     let text = match sent.happened() {
         true => format!("AWS cannot be reached ({asked}); try again later"),

@@ -1,15 +1,11 @@
 //! This service's own credentials.
 
 use aws_config::{
-    SdkConfig,
-    default_provider::credentials::DefaultCredentialsChain,
-    profile::{
-        ProfileFileCredentialsProvider,
-        profile_file::{ProfileFileKind, ProfileFiles},
-    },
+    SdkConfig, default_provider::credentials::DefaultCredentialsChain, profile::ProfileFileCredentialsProvider,
     provider_config::ProviderConfig,
 };
 use aws_credential_types::provider::{self, error::CredentialsError, future};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_sts::config::{Credentials, ProvideCredentials};
 use std::{fmt, path::Path, sync::Arc};
 use tokio::sync::OnceCell;
@@ -63,7 +59,7 @@ impl fmt::Debug for Ambient {
 
 /// The profile `default` of a file, read when it is needed.
 pub(super) fn of_file(file: &Path) -> ProfileFileCredentialsProvider {
-    let files = ProfileFiles::builder().with_file(ProfileFileKind::Credentials, file).build();
+    let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build();
     ProfileFileCredentialsProvider::builder().profile_files(files).profile_name("default").build()
 }
 
@@ -84,7 +80,7 @@ impl Keyless {
     async fn assume(&self) -> provider::Result {
         let now = SystemClock.now();
         let times = (now.as_second(), now.as_second() + JWT_LIFE.as_secs());
-        let claims = plain_claims(&self.audience, &self.subject, times, jwt_id());
+        let claims = plain_claims(&self.audience, &self.subject, times, &jwt_id());
         let token = signer_of(&self.signer).and_then(|signer| signer.sign(claims, now)).map_err(CredentialsError::invalid_configuration)?;
         let (asked, sent) = ("sts:AssumeRoleWithWebIdentity", Sent::default());
         let call = self.sts.assume_role_with_web_identity().role_arn(&self.role_arn).role_session_name(SESSION_NAME);

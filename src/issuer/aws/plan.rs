@@ -206,7 +206,7 @@ pub(super) fn web_identity_claims(
     audience: &str,
     subject: &str,
     (from, to): (i64, i64),
-    jti: String,
+    jti: &str,
 ) -> Map<String, Value> {
     let mut claims = plain_claims(audience, subject, (from, to), jti);
     if !plan.tags.is_empty() {
@@ -223,7 +223,7 @@ pub(super) fn web_identity_claims(
 }
 
 /// The same for a session without tags.
-pub(super) fn plain_claims(audience: &str, subject: &str, (from, to): (i64, i64), jti: String) -> Map<String, Value> {
+pub(super) fn plain_claims(audience: &str, subject: &str, (from, to): (i64, i64), jti: &str) -> Map<String, Value> {
     let claims = [("sub", json!(subject)), ("aud", json!(audience)), ("iat", json!(from)), ("exp", json!(to)), ("jti", json!(jti))];
     claims.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

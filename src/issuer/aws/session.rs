@@ -103,7 +103,7 @@ async fn web_identity(
 ) -> Result<Option<Credentials>, Failed> {
     let asked = "sts:AssumeRoleWithWebIdentity";
     let times = (now.as_second(), now.as_second() + JWT_LIFE.as_secs());
-    let claims = web_identity_claims(plan, audience, subject, times, jwt_id());
+    let claims = web_identity_claims(plan, audience, subject, times, &jwt_id());
     let token = connection.signer().and_then(|signer| signer.sign(claims, now)).map_err(unsent)?;
     let call = connection.sts.assume_role_with_web_identity().role_arn(&plan.role_arn).role_session_name(&plan.session_name);
     let call = call.set_policy(plan.policy.clone()).set_policy_arns(policy_arns(plan)).duration_seconds(seconds(plan));

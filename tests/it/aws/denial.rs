@@ -42,7 +42,7 @@ async fn two(revocation: AwsRevocation) -> Two {
     let (one, two) = (lease(), lease());
     let minted = [mint(&issuer, &grant, one).await.expect("a session"), mint(&issuer, &grant, two).await.expect("a session")];
     let Handle::Aws { deny: Some(list), .. } = minted[0].handle.clone() else { panic!("nothing denies it") };
-    assert_eq!(issuer.lists(), [list.clone()]);
+    assert_eq!(issuer.lists(), std::slice::from_ref(&list));
     assert!(issuer.knows(&list));
     let [first, second] = minted.map(|minted| keys(&session(minted)));
     Two { world, role, list, one: (one, first), two: (two, second) }
@@ -133,7 +133,7 @@ async fn a_full_list_says_so_or_denies_by_time() {
     let verdicts = || (world.read(&one.1, "a/x"), world.read(&two.1, "a/x"));
 
     let desk = issuer(small(), &role, None);
-    let full = desk.publish(&list, &entries, now).await.err().expect("there is no room");
+    let full = desk.publish(&list, &entries, now).await.expect_err("there is no room");
     assert!(full.code() == Code::IssuerUnavailable && full.public().contains("is full"), "{full}");
     assert_eq!(verdicts(), ("done".to_owned(), "done".to_owned()), "the newest one waits");
     assert!(world.aws.inline_policies("deploy")["DaypassRevokedSessionTags"].to_string().len() <= 512);

@@ -95,7 +95,7 @@ async fn what_nobody_can_read_may_have_made_something() {
         Does::Hang,
     ] {
         let started = Instant::now();
-        let (code, maybe, _, text) = verdict(&[does.clone()]).await;
+        let (code, maybe, _, text) = verdict(std::slice::from_ref(&does)).await;
         assert_eq!((code, maybe), (Code::IssuerUnavailable, true), "{does:?}: {text}");
         assert!(started.elapsed() < Duration::from_secs(2), "{does:?} took {:?}", started.elapsed());
     }
@@ -246,7 +246,7 @@ async fn a_desk_that_cannot_write_says_so() {
     // A role of the same name in another account must not be written to.
     let endpoint = Endpoint::start(&[of("999999999999"), Does::Answer(200, String::new())]);
     let desk = issuer(hasty(&endpoint.url), &role, None);
-    let refused = desk.publish(&list, &[], now()).await.err().expect("another account");
+    let refused = desk.publish(&list, &[], now()).await.expect_err("another account");
     assert!(refused.code() == Code::IssuerRefused && refused.public().contains("another AWS account"), "{refused}");
     assert_eq!(endpoint.asked().len(), 1);
 
@@ -259,7 +259,7 @@ async fn a_desk_that_cannot_write_says_so() {
         let endpoint = Endpoint::start(&[of("123456789012"), does]);
         let desk = issuer(hasty(&endpoint.url), &role, None);
         let revoked = super::denial::revoked(lease(), now());
-        let refused = desk.publish(&list, &[revoked], now()).await.err().expect("no policy");
+        let refused = desk.publish(&list, &[revoked], now()).await.expect_err("no policy");
         assert!(refused.code() == code && refused.public().contains(says), "{refused}");
         assert!(!refused.to_string().contains("hunter2"), "{refused}");
     }

@@ -169,7 +169,7 @@ async fn limits_are_named_before_the_call() {
     let with_source = AwsRole { source_identity: Some(template("{claims.project}")), ..deploy(ARN) };
     let ids = "{claims.project}{claims.project}";
     let with_external = AwsRole { external_id: Some(template("{claims.project}")), ..deploy(ARN) };
-    let resources = vec!["\"arn:aws:s3:::b/{claims.project}\""; 4].join(",");
+    let resources = ["\"arn:aws:s3:::b/{claims.project}\""; 4].join(",");
     let text = format!(r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"*","Resource":[{resources}]}}]}}"#);
     let with_policy = AwsRole { session_policy: session_policy(&text), ..deploy(ARN) };
     for (role, fits, too_long, says) in [

@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn where_a_field_ends_counts() {
-        let of = |fields: &[&str]| fields.iter().fold(Fingerprint::of("test"), |print, field| print.field(field)).hex();
+        let of = |fields: &[&str]| fields.iter().fold(Fingerprint::of("test"), Fingerprint::field).hex();
         assert_eq!(of(&["a", "b"]), of(&["a", "b"]));
         let all = [of(&["ab"]), of(&["a", "b"]), of(&["", "ab"]), of(&["b", "a"]), Fingerprint::of("other").field("ab").hex()];
         for (at, one) in all.iter().enumerate() {

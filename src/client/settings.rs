@@ -169,10 +169,10 @@ impl Settings {
     pub fn caller(&self) -> Result<String> {
         let mut print = Fingerprint::of("daypass caller").field(self.address.to_string());
         if let Roots::Only { certificates, .. } = &self.roots {
-            print = certificates.iter().fold(print.field("roots"), |print, root| print.field(root));
+            print = certificates.iter().fold(print.field("roots"), Fingerprint::field);
         }
         if let Some(ClientCertificate { chain, .. }) = &self.identity {
-            print = chain.first().into_iter().fold(print.field("certificate"), |print, leaf| print.field(leaf));
+            print = chain.first().into_iter().fold(print.field("certificate"), Fingerprint::field);
         }
         if let Some(source) = &self.token {
             print = print.field("token").field(source.caller()?);

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The largest file that is read, in bytes.
-pub const MAX_ENTRY: u64 = 64 * 1024;
+pub const MAX_ENTRY: usize = 64 * 1024;
 
 /// How many files one sweep looks at.
 pub const MAX_SWEPT: usize = 1_000;
@@ -77,11 +77,11 @@ impl CacheDir {
             Ok(found) if found.mode() & 0o077 != 0 => {
                 return Err(format!("others can read {shown} (mode {:04o})", found.mode() & 0o7777));
             }
-            Ok(found) if found.len() > MAX_ENTRY => return Err(format!("{shown} is larger than {MAX_ENTRY} bytes")),
+            Ok(found) if found.len() > MAX_ENTRY as u64 => return Err(format!("{shown} is larger than {MAX_ENTRY} bytes")),
             Ok(_) => {}
         }
-        let mut text = Zeroizing::new(Vec::with_capacity(MAX_ENTRY as usize));
-        let read = File::open(&path).and_then(|file| file.take(MAX_ENTRY).read_to_end(&mut text));
+        let mut text = Zeroizing::new(Vec::with_capacity(MAX_ENTRY));
+        let read = File::open(&path).and_then(|file| file.take(MAX_ENTRY as u64).read_to_end(&mut text));
         read.map_err(|error| format!("{shown} cannot be read: {}", plain(&error)))?;
         let entry = serde_json::from_slice::<Entry>(&text).ok().filter(Entry::is_known);
         entry.map(Some).ok_or_else(|| format!("{shown} is damaged"))
@@ -93,7 +93,7 @@ impl CacheDir {
     /// What the disk says; the one before is then as it was.
     pub fn write(&self, key: &str, entry: &Entry, now: Timestamp) -> Result<()> {
         let target = self.file(key);
-        let mut text = Zeroizing::new(Vec::with_capacity(MAX_ENTRY as usize));
+        let mut text = Zeroizing::new(Vec::with_capacity(MAX_ENTRY));
         serde_json::to_writer(&mut *text, entry).map_err(|error| Error::new(Kind::Other, "INTERNAL", error.to_string()))?;
         // A directory in its place is nothing of ours, and a rename would not replace it.
         if fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {

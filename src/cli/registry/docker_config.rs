@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::super::cache::files::{make_private, replace};
+use crate::cli::cache::files::{make_private, replace};
 use crate::client::{
     error::{Error, Kind, Result},
     settings::{Env, plain, read_bounded, variable},

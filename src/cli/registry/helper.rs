@@ -30,7 +30,7 @@ use crate::{
 pub const NAME: &str = "docker-credential-daypass";
 
 /// The most that is read from standard input, in bytes.
-pub const MAX_INPUT: u64 = 64 * 1024;
+pub const MAX_INPUT: usize = 64 * 1024;
 
 /// What the protocol has a helper say of a registry that it knows nothing of: then docker goes on without credentials.
 const NOT_FOUND: &str = "credentials not found in native keychain";
@@ -114,10 +114,10 @@ fn json(value: &impl Serialize) -> Result<Zeroizing<String>> {
 
 /// Standard input: for `get` and `erase` a registry, for `store` credentials, which are read so that docker need not break off.
 fn asked() -> Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::with_capacity(MAX_INPUT as usize + 1));
-    let read = io::stdin().take(MAX_INPUT + 1).read_to_string(&mut text);
+    let mut text = Zeroizing::new(String::with_capacity(MAX_INPUT + 1));
+    let read = io::stdin().take(MAX_INPUT as u64 + 1).read_to_string(&mut text);
     match read {
-        Ok(length) if length as u64 <= MAX_INPUT => Ok(Zeroizing::new(text.trim().to_owned())),
+        Ok(length) if length <= MAX_INPUT => Ok(Zeroizing::new(text.trim().to_owned())),
         Ok(_) => Err(Error::usage(format!("standard input is longer than {MAX_INPUT} bytes"))),
         Err(_) => Err(Error::usage("standard input is not text")),
     }

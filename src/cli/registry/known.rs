@@ -10,7 +10,7 @@ use std::{
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::super::cache::{
+use crate::cli::cache::{
     Order, Wanted,
     files::{make_private, replace, user_dir},
 };

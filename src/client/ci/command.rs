@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::super::{
+use crate::client::{
     error::{Error, Kind, Result},
     fingerprint::Fingerprint,
     text::one_line,
@@ -41,7 +41,7 @@ impl Command {
     pub fn caller(&self) -> String {
         let begun = Fingerprint::of("daypass caller command").field(self.program);
         let all = self.words.iter().chain(&self.job);
-        all.fold(begun, |print, field| print.field(field)).hex()
+        all.fold(begun, Fingerprint::field).hex()
     }
 
     /// What it prints.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::super::{
+use crate::client::{
     error::{Error, Kind, Result},
     fingerprint::Fingerprint,
     settings::{Env, variable},

@@ -50,7 +50,7 @@ fn what_is_odd_is_not_used_and_is_replaced() {
         (&|| fs::write(&file, "{").unwrap(), "damaged"),
         (&|| fs::write(&file, "").unwrap(), "damaged"),
         (&|| fs::write(&file, fs::read_to_string(&file).unwrap().replace("\"version\":1", "\"version\":2")).unwrap(), "damaged"),
-        (&|| fs::write(&file, " ".repeat(MAX_ENTRY as usize + 1)).unwrap(), "larger"),
+        (&|| fs::write(&file, " ".repeat(MAX_ENTRY + 1)).unwrap(), "larger"),
         (
             &|| {
                 fs::rename(&file, &elsewhere).unwrap();

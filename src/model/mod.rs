@@ -8,6 +8,7 @@ pub mod credential;
 pub mod error;
 pub mod event;
 pub mod fault;
+pub mod hex;
 pub mod identity;
 pub mod lease;
 pub mod name;

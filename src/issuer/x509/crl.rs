@@ -7,13 +7,11 @@ use rcgen::{
     SerialNumber, SigningKey,
 };
 
-use super::{
-    authority::{Authority, date_time, whole_seconds},
-    plan::parse_hex,
-};
+use super::authority::{Authority, date_time, whole_seconds};
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
+    hex,
     revocation::RevokedSerial,
 };
 
@@ -81,7 +79,7 @@ impl CrlContent<'_> {
     fn entries(&self, this_update: Timestamp) -> Result<Vec<RevokedCertParams>, String> {
         let mut first: BTreeMap<Vec<u8>, Timestamp> = BTreeMap::new();
         for entry in self.revoked {
-            let serial = parse_hex(&entry.serial)
+            let serial = hex::decode(&entry.serial)
                 .filter(|bytes| (1..=20).contains(&bytes.len()))
                 .ok_or_else(|| format!("the serial {:?} is no lower-case hex of 1 to 20 bytes", entry.serial))?;
             // A revocation within this very second must not lie after the CRL that names it.

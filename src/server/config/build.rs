@@ -37,6 +37,7 @@ use crate::{
         SignedDuration, Timestamp,
         catalog::Catalog,
         fault::{Fault, nearest},
+        hex,
         name::{AwsName, CaName},
     },
     policy::PolicyBook,
@@ -261,7 +262,7 @@ impl Reader {
 /// Names what decided: the first 12 hex digits of SHA-256 over the configuration and the policy, because roles and tenants decide too.
 fn policy_version(config: &str, policy: &str) -> String {
     let both = [config.as_bytes(), policy.as_bytes()].concat();
-    digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest(&SHA256, &both).as_ref()[..6])
 }
 
 /// The names of the claims that roles add to tokens.

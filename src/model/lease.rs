@@ -13,6 +13,7 @@ use super::{
     name::{CaName, RegistryName, RoleName, TenantName},
     revocation::{AwsDeny, RevocationList, RevokedSerial},
     role::RegistryAction,
+    time::whole_second,
 };
 
 /// How many partitions a store spreads tenants over. All leases of a tenant lie in one, so that caps, replays and
@@ -467,11 +468,6 @@ impl Lease {
             LeaseState::Revoked | LeaseState::Expired => after(self.expires_at, retention),
         }
     }
-}
-
-/// Leases keep these times in whole seconds.
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Which leases; every field that is set must match.

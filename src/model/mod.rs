@@ -20,5 +20,6 @@ pub mod secret;
 pub mod spiffe;
 pub mod template;
 pub mod tenant;
+pub mod time;
 
 pub use jiff::{SignedDuration, Timestamp};

@@ -36,6 +36,7 @@ use crate::{
         role::{RegistryRole, RoleSpec},
         secret::Secret,
         template::Place,
+        time::whole_second,
     },
     policy::Grant,
 };
@@ -257,9 +258,4 @@ fn living_secrets(earlier: Option<&Handle>, registry: &RegistryName, now: Timest
 
 fn refused(why: &str) -> Error {
     Error::new(Code::Unauthenticated, "no live lease takes this user name and password; issue a new one").because(why)
-}
-
-/// Towards the past.
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

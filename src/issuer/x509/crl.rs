@@ -7,12 +7,13 @@ use rcgen::{
     SerialNumber, SigningKey,
 };
 
-use super::authority::{Authority, date_time, whole_seconds};
+use super::authority::{Authority, date_time};
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
     hex,
     revocation::RevokedSerial,
+    time::whole_second,
 };
 
 /// A signed CRL.
@@ -59,7 +60,7 @@ pub(super) enum CrlFailure {
 
 impl CrlContent<'_> {
     pub(super) fn sign(&self, issuer: &CertificateParams, key: impl SigningKey) -> Result<Crl, CrlFailure> {
-        let this_update = whole_seconds(self.this_update);
+        let this_update = whole_second(self.this_update);
         let next_update = this_update.checked_add(self.life).map_err(|error| CrlFailure::Content(error.to_string()))?;
         let params = CertificateRevocationListParams {
             this_update: date_time(this_update).map_err(CrlFailure::Content)?,

@@ -274,10 +274,6 @@ fn jwt_claims(roles: &[RoleDraft]) -> Vec<String> {
     names.flatten().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-pub(super) fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
 /// "; did you mean …?", or nothing.
 pub(super) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default()

@@ -34,7 +34,7 @@ use crate::{
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
-        SignedDuration, Timestamp,
+        SignedDuration,
         catalog::Catalog,
         fault::{Fault, nearest},
         hex,

@@ -2,12 +2,14 @@
 
 mod audit_log;
 mod canary;
+mod ci;
 mod crash;
 mod denied;
 mod exec;
 mod limits;
 mod matrix;
 mod outage;
+mod registry;
 mod reload;
 mod revoked_client;
 mod token;

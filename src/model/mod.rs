@@ -12,6 +12,7 @@ pub mod hex;
 pub mod identity;
 pub mod lease;
 pub mod name;
+pub mod pem;
 pub mod policy_template;
 pub mod request;
 pub mod revocation;

@@ -13,7 +13,8 @@ use crate::model::{
     secret::Secret,
 };
 
-/// Callers and addresses that are remembered for their rates; past that the idle ones are forgotten first.
+/// Past so many callers, addresses or secrets that are remembered for their rates the log warns. Each is forgotten at the look after its rate
+/// has recovered, so that only what asks now is remembered.
 const MAX_REMEMBERED: usize = 100_000;
 
 /// Rates of callers and of failed authentications.

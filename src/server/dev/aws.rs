@@ -1,7 +1,12 @@
 //! The throwaway role at an AWS endpoint that is not the real one, and `deploy`, which vends its sessions.
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use serde_json::json;
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
 use url::Url;
 
@@ -31,44 +36,82 @@ const USUAL_ACCOUNT: &str = "000000000000";
 /// Where the key lies that stand-ins take, in place of an identity of the environment.
 const CREDENTIALS: &str = "aws/credentials";
 
-const TRUST: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":["sts:AssumeRole","sts:TagSession","sts:SetSourceIdentity"]}]}"#;
+/// Names of AWS' own endpoints end so.
+const AWS_ITSELF: [&str; 4] = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu", "api.aws"];
+
 const PERMISSIONS: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}"#;
 
 /// How long the endpoint may take to answer, and how often it is asked until it does.
 const PATIENCE: Duration = Duration::from_secs(3);
 const AGAIN_EVERY: Duration = Duration::from_secs(2);
 
-/// Adds the way into AWS, the role `deploy` and its policies, or points what is there at this endpoint. Answers the way.
-pub(super) async fn make(dir: &Path, endpoint: &Url) -> Result<AwsConfig> {
+/// Adds the way into AWS, the role `deploy` and its policies, or points what is there at this endpoint. Answers the way, for
+/// [`keep_role`], and its endpoint.
+pub(super) async fn make(dir: &Path, endpoint: &Url) -> Result<Made> {
+    not_aws_itself(endpoint)?;
     let way = way(dir, endpoint)?;
     let faults = way.faults();
     if !faults.is_empty() {
         return Err(Error::new(Code::InvalidRequest, format!("--aws-endpoint: {}", faults.join("; "))));
     }
-    let account = account(&way).await.unwrap_or_else(|_| USUAL_ACCOUNT.to_owned());
-    configure(dir, &way, &format!("arn:aws:iam::{account}:role/{IAM_ROLE}"))?;
+    configure(dir, &way, None)?;
     let path = dir.join("policy.cedar");
     let policy = fs::read_to_string(&path).map_err(|error| at(&path, &error))?;
     if !policy.contains("Role::\"deploy\"") {
         write(&path, (policy + POLICY).as_bytes(), 0o644)?;
     }
-    Ok(way)
+    // Nobody should be told to use the role before it is there, when that takes but a moment.
+    let lacks_role = make_role(dir, &way).await.is_err();
+    Ok(Made { way, lacks_role })
+}
+
+/// A way into AWS.
+pub(super) struct Made {
+    pub way: AwsConfig,
+    /// Whether the IAM role could not be made yet.
+    pub lacks_role: bool,
 }
 
 /// Makes the IAM role, as soon as the endpoint answers.
-pub(super) async fn keep_role(way: AwsConfig) {
-    let role = ThrowawayRole { name: IAM_ROLE, trust: TRUST, policy: PERMISSIONS };
+pub(super) async fn keep_role(dir: PathBuf, way: AwsConfig) {
     let mut tick = ticker(AGAIN_EVERY);
     let mut told = false;
     loop {
         tick.tick().await;
-        match ensure_role(&way, &role).await {
+        match make_role(&dir, &way).await {
             Ok(()) => return tracing::info!(role = IAM_ROLE, "the IAM role of the role deploy is there"),
             Err(error) if !told => tracing::warn!(%error, role = IAM_ROLE, "the IAM role of the role deploy could not be made; trying on"),
             Err(_) => {}
         }
         told = true;
     }
+}
+
+/// Makes the IAM role, and names it in the configuration: only the endpoint knows in which account it is.
+async fn make_role(dir: &Path, way: &AwsConfig) -> Result<()> {
+    let account = account(way).await?;
+    ensure_role(way, &ThrowawayRole { name: IAM_ROLE, trust: &trust(&account), policy: PERMISSIONS }).await?;
+    configure(dir, way, Some(&account))
+}
+
+/// Whoever the account itself lets assume it: nobody else's account, whatever the endpoint turns out to be.
+fn trust(account: &str) -> String {
+    json!({"Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Principal": {"AWS": format!("arn:aws:iam::{account}:root")},
+        "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"],
+    }]})
+    .to_string()
+}
+
+/// A throwaway role that may do all of S3 has no place in a real account.
+fn not_aws_itself(endpoint: &Url) -> Result<()> {
+    let host = endpoint.host_str().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    let is_aws = AWS_ITSELF.iter().any(|suffix| host.strip_suffix(suffix).is_some_and(|front| front.is_empty() || front.ends_with('.')));
+    if is_aws {
+        let text = "--aws-endpoint is for stand-ins: at AWS itself a role that may do all of S3 would be made; configure [[aws]] and a role there, and use daypassd serve";
+        return Err(Error::new(Code::InvalidRequest, text));
+    }
+    Ok(())
 }
 
 fn way(dir: &Path, endpoint: &Url) -> Result<AwsConfig> {
@@ -95,7 +138,8 @@ fn has_own_identity() -> bool {
         .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-fn configure(dir: &Path, way: &AwsConfig, role_arn: &str) -> Result<()> {
+/// Writes the way and the role into the configuration; with no account the role keeps the one that it has.
+fn configure(dir: &Path, way: &AwsConfig, account: Option<&str>) -> Result<()> {
     let path = dir.join("daypass.toml");
     let before = fs::read_to_string(&path).map_err(|error| at(&path, &error))?;
     let refuse = |error: toml_edit::TomlError| Error::new(Code::InvalidRequest, format!("{}: {error}", path.display()));
@@ -118,7 +162,10 @@ fn configure(dir: &Path, way: &AwsConfig, role_arn: &str) -> Result<()> {
         }
     }
     if let Some(table) = named(&mut document, "role", ROLE).filter(|table| table.get("aws").and_then(Item::as_str) == Some(WAY)) {
-        table["role_arn"] = value(role_arn);
+        let is_new = table.get("role_arn").and_then(Item::as_str).is_none_or(str::is_empty);
+        if let Some(account) = account.or(is_new.then_some(USUAL_ACCOUNT)) {
+            table["role_arn"] = value(format!("arn:aws:iam::{account}:role/{IAM_ROLE}"));
+        }
     }
     let after = document.to_string();
     if after != before {
@@ -131,4 +178,27 @@ fn configure(dir: &Path, way: &AwsConfig, role_arn: &str) -> Result<()> {
 fn named<'a>(document: &'a mut DocumentMut, section: &str, name: &str) -> Option<&'a mut Table> {
     let tables: &mut ArrayOfTables = document.get_mut(section)?.as_array_of_tables_mut()?;
     tables.iter_mut().find(|table| table.get("name").and_then(Item::as_str) == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aws_itself_is_refused() {
+        let refused = |url: &str| not_aws_itself(&Url::parse(url).unwrap()).is_err();
+        for aws in [
+            "https://sts.amazonaws.com",
+            "https://STS.eu-central-1.amazonaws.com./",
+            "https://sts.cn-north-1.amazonaws.com.cn",
+            "https://iam.global.api.aws",
+            "https://amazonaws.com",
+        ] {
+            assert!(refused(aws), "{aws}");
+        }
+        for other in ["http://127.0.0.1:4566", "http://localhost:4566", "http://[::1]:1", "https://notamazonaws.com", "https://aws.example"]
+        {
+            assert!(!refused(other), "{other}");
+        }
+    }
 }

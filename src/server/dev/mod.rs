@@ -44,7 +44,7 @@ pub struct DevOptions {
 /// Makes what is missing in the directory and serves from it.
 pub async fn run(options: DevOptions) -> Result<()> {
     let dir = prepare(&options)?;
-    let way = match &options.aws_endpoint {
+    let made = match &options.aws_endpoint {
         Some(endpoint) => Some(aws::make(&dir, endpoint).await?),
         None => None,
     };
@@ -59,12 +59,12 @@ pub async fn run(options: DevOptions) -> Result<()> {
     job.write(SystemClock.now())?;
     let mut beside = JoinSet::new();
     beside.spawn(job.keep_fresh());
-    let deploys = way.is_some();
-    if let Some(way) = way {
-        beside.spawn(aws::keep_role(way));
+    let endpoint = made.as_ref().and_then(|made| made.way.endpoint.clone());
+    if let Some(made) = made.filter(|made| made.lacks_role) {
+        beside.spawn(aws::keep_role(dir.clone(), made.way));
     }
     let shown = options.dir.clone();
-    let served = super::run::serve(config, path, move || greet(&shown, grpc, http, deploys)).await;
+    let served = super::run::serve(config, path, move || greet(&shown, grpc, http, endpoint.as_deref())).await;
     beside.shutdown().await;
     served
 }
@@ -125,7 +125,7 @@ fn env_sh(dir: &Path, grpc: SocketAddr) -> String {
     )
 }
 
-fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, deploys: bool) {
+fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, aws_endpoint: Option<&str>) {
     let env = dir.join("env.sh");
     let env = quoted(&env.display().to_string());
     let job = quoted(&dir.join("job.jwt").display().to_string());
@@ -149,10 +149,10 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, deploys: bool) {
     println!();
     println!("  daypass issue federate -o json");
     println!();
-    if deploys {
+    if let Some(endpoint) = aws_endpoint {
         println!("An AWS session, for a command and as long as it runs:");
         println!();
-        println!("  daypass exec deploy -- aws sts get-caller-identity");
+        println!("  AWS_ENDPOINT_URL={} daypass exec deploy -- aws sts get-caller-identity", quoted(endpoint));
         println!("  daypass issue deploy -o json");
         println!();
     }

@@ -33,7 +33,7 @@ pub(super) fn start_metrics() -> Result<PrometheusHandle> {
 }
 
 fn describe() {
-    metrics::describe_counter!("daypass_requests_total", "gRPC requests, by method and outcome");
+    metrics::describe_counter!("daypass_requests_total", "Requests, gRPC and exchanges of registries, by method and outcome");
     metrics::describe_histogram!("daypass_request_seconds", "How long a request took, by method");
     metrics::describe_histogram!("daypass_step_seconds", "How long a step of a request took: each call of the store and of the audit log");
     metrics::describe_counter!("daypass_handshakes_total", "TLS handshakes, by outcome");
@@ -48,5 +48,10 @@ fn describe() {
     metrics::describe_gauge!("daypass_audit_up", "1 when the audit log can be written, else 0");
     metrics::describe_gauge!("daypass_jwks_age_seconds", "Age of an issuer's keys; absent until they were fetched");
     metrics::describe_gauge!("daypass_crl_number", "Number of the CRL as published, by CA");
+    metrics::describe_gauge!("daypass_signing_keys_up", "1 when the directory of the keys that sign JWTs can be read and written, else 0");
+    metrics::describe_gauge!(
+        "daypass_deny_list_up",
+        "1 when the IAM role denies what was revoked, 0 when that could not be read or written"
+    );
     metrics::describe_gauge!("daypass_config_in_force", "1 when the configuration on disk is in force, 0 when a reload was refused");
 }

@@ -1,6 +1,9 @@
 //! The whole product: `daypassd dev` and `daypass` as they are built, as a newcomer would use them.
 
 mod audit_log;
+pub mod aws;
+mod aws_dev;
+mod aws_proxy;
 mod canary;
 mod ci;
 mod crash;

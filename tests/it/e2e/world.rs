@@ -27,9 +27,20 @@ pub struct World {
     /// Where HTTP listens, on 127.0.0.1.
     pub http: u16,
     store: Option<String>,
+    /// What it is given besides, from its next start on.
+    pub given: Given,
     daemon: Option<Child>,
     /// The token of the sample job that was taken last.
     taken: Mutex<String>,
+}
+
+/// What `daypassd dev` is given besides its folder, its ports and its store.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// Who speaks.
@@ -86,13 +97,22 @@ impl World {
         Self::with_store(Some(url.to_owned()))
     }
 
+    /// With arguments and an environment.
+    pub fn with(given: Given) -> Self {
+        Self::new(tempfile::tempdir().expect("a temporary folder can be made"), None, given)
+    }
+
     fn with_store(store: Option<String>) -> Self {
         Self::in_folder(tempfile::tempdir().expect("a temporary folder can be made"), store)
     }
 
     /// In a folder that may hold something already.
     pub fn in_folder(folder: TempDir, store: Option<String>) -> Self {
-        let mut world = Self { folder, grpc: 0, http: 0, store, daemon: None, taken: Mutex::default() };
+        Self::new(folder, store, Given::default())
+    }
+
+    fn new(folder: TempDir, store: Option<String>, given: Given) -> Self {
+        let mut world = Self { folder, grpc: 0, http: 0, store, given, daemon: None, taken: Mutex::default() };
         // Another process may take a port between our look and the server's: then it ends, and others are tried.
         for _ in 0..5 {
             (world.grpc, world.http) = (free_port(), free_port());
@@ -162,7 +182,8 @@ impl World {
             let open = File::options().create(true).append(true).open(self.file(name));
             Stdio::from(open.expect("the test's folder can be written"))
         };
-        command.env_clear().stdin(Stdio::null()).stdout(log("daypassd.stdout")).stderr(log("daypassd.stderr"));
+        command.args(&self.given.args).env_clear().envs(self.given.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(log("daypassd.stdout")).stderr(log("daypassd.stderr"));
         let mut child = command.spawn().expect("cargo has built daypassd");
         let up = wait_until(START_TIMEOUT, "daypassd starts", || match child.try_wait() {
             Ok(None) => self.get(path).is_some_and(|(status, _)| status == 200).then_some(true),

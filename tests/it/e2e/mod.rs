@@ -13,6 +13,7 @@ mod limits;
 mod matrix;
 mod outage;
 mod registry;
+mod registry_access;
 mod reload;
 mod revoked_client;
 mod token;

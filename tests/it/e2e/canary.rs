@@ -136,7 +136,8 @@ fn vend_registry_secrets(world: &World, canaries: &mut Canaries) {
         for credential in [Some(issued), Some(renewed), renewed_too].into_iter().flatten() {
             let (user, secret) = (text(&credential, "username"), text(&credential, "secret"));
             // Before it stands the lease's id, which is no secret.
-            canaries.add("a registry's secret", &secret[37..]);
+            let (_, random) = secret.trim_start_matches("dpr_").split_once('_').unwrap();
+            canaries.add("a registry's secret", random);
             canaries.add("a registry's login", STANDARD.encode(format!("{user}:{secret}")));
             let login = format!("{user}:{secret}");
             let refresh = format!("grant_type=refresh_token&refresh_token={secret}&service={SERVICE}&scope={SCOPE}");

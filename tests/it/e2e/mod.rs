@@ -18,6 +18,7 @@ mod limits;
 mod matrix;
 mod outage;
 mod registry;
+mod registry_access;
 mod reload;
 mod revoked_client;
 mod token;

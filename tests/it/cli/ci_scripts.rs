@@ -1,5 +1,7 @@
 //! What deploy/ci/ gives to CI systems, run as their runners run it, against a real `daypassd`.
 
+mod kinds;
+
 use std::{
     collections::BTreeMap,
     fs,

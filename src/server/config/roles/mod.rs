@@ -40,11 +40,11 @@ pub(super) struct RoleDraft {
 
 /// What each kind adds.
 pub(super) enum KindSection {
-    X509(x509::X509Section),
-    Aws(aws::AwsSection),
-    Ecr(aws::AwsSection),
-    Registry(registry::RegistrySection),
-    Jwt(jwt::JwtSection),
+    X509(x509::X509RoleSection),
+    Aws(aws::AwsRoleSection),
+    Ecr(aws::AwsRoleSection),
+    Registry(registry::RegistryRoleSection),
+    Jwt(jwt::JwtRoleSection),
 }
 
 impl Reader {

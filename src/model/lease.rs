@@ -13,6 +13,7 @@ use super::{
     name::{CaName, RegistryName, RoleName, TenantName},
     revocation::{AwsDeny, RevocationList, RevokedSerial},
     role::RegistryAction,
+    time::whole_second,
 };
 
 /// The most certificates that may be alive under one lease at once; a renewal past it is refused.
@@ -385,11 +386,6 @@ impl Lease {
             LeaseState::Revoked | LeaseState::Expired => after(self.expires_at, retention),
         }
     }
-}
-
-/// Leases keep these times in whole seconds.
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Which leases; every field that is set must match.

@@ -8,9 +8,11 @@ pub mod credential;
 pub mod error;
 pub mod event;
 pub mod fault;
+pub mod hex;
 pub mod identity;
 pub mod lease;
 pub mod name;
+pub mod pem;
 pub mod policy_template;
 pub mod request;
 pub mod revocation;
@@ -19,5 +21,6 @@ pub mod secret;
 pub mod spiffe;
 pub mod template;
 pub mod tenant;
+pub mod time;
 
 pub use jiff::{SignedDuration, Timestamp};

@@ -1,5 +1,7 @@
 //! What `daypassd dev` makes at an endpoint that is not AWS' own.
 
+use aws_sdk_iam::operation::create_role::CreateRoleError;
+
 use super::{
     AwsConfig, Connection,
     connection::within,
@@ -39,7 +41,7 @@ pub async fn ensure_role(way: &AwsConfig, role: &ThrowawayRole<'_>) -> Result<()
     let create = create.customize().interceptor(sent.clone()).send();
     match within(deadline, "iam:CreateRole", &sent, create).await.map_err(|failed: Failed| failed.error)? {
         Ok(_) => {}
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_entity_already_exists_exception()) => {}
+        Err(error) if error.as_service_error().is_some_and(CreateRoleError::is_entity_already_exists_exception) => {}
         Err(error) => return Err(failed(&error, "iam:CreateRole", &sent).error),
     }
     let sent = Sent::default();

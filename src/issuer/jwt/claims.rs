@@ -9,6 +9,7 @@ use super::schedule::MAX_TOKEN_LIFE;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
+    hex,
     identity::Identity,
     lease::LeaseId,
     request::MAX_AUDIENCE,
@@ -95,7 +96,7 @@ pub(super) fn payload(role: &Role, spec: &JwtRole, identity: &Identity, facts: &
 
 /// The first 16 bytes of SHA-256 over a payload, lower-case hex: what `Handle::Jwt` keeps of it.
 pub(super) fn fingerprint(payload: &str) -> String {
-    digest(&SHA256, payload.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest(&SHA256, payload.as_bytes()).as_ref()[..16])
 }
 
 fn subject(template: &Template, role: &Role, identity: &Identity) -> Result<String> {

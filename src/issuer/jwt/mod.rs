@@ -36,6 +36,7 @@ use crate::model::{
     request::Input,
     role::{JwtRole, Role, RoleSpec},
     secret::Secret,
+    time::whole_second,
 };
 
 /// The longest URL of an issuer, in bytes (AWS takes no longer one for an OIDC provider).
@@ -268,8 +269,4 @@ fn next_generation(lease: LeaseId, earlier: &Handle) -> Result<u32> {
 
 fn reused(why: &str) -> Error {
     Error::new(Code::RequestIdReused, format!("this request id cannot be answered again: {why}; ask again with a new request id"))
-}
-
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

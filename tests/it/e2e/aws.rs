@@ -18,7 +18,7 @@ use crate::support::parts::{
 pub const BUCKET: &str = "releases";
 
 /// How long something may take that happens by itself.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The inline policy that denies what was revoked.
 const DENIED: &str = "DaypassRevokedSessionTags";
@@ -37,34 +37,34 @@ impl Cloud {
     /// Roles: `release` for jobs (its prefix is the job's repository), `build` for anybody (its prefix is the tenant), `sealed`, whose IAM
     /// role trusts somebody else.
     pub fn start() -> Self {
+        Self::with_builders(0, None)
+    }
+
+    /// With more roles like `build`: `build-0` and so on, each with an IAM role of its own. On a Redis, or the embedded store.
+    pub fn with_builders(more: usize, store: Option<String>) -> Self {
         let aws = MiniStack::start();
         aws.bucket(BUCKET, &["74/x", "75/x", "platform/x", "widget/x"]);
-        let own = [arn("release"), arn("build")];
-        let own: Vec<&str> = own.iter().map(String::as_str).collect();
-        // What the service may do, and no more: assume its roles, and write their policies.
-        let service = aws.user(
-            "service",
-            &policy(&[
-                allow(&["sts:AssumeRole", "sts:TagSession"], &[own.as_slice(), &[&arn("sealed")]].concat()),
-                allow(&["iam:GetRolePolicy", "iam:PutRolePolicy", "iam:DeleteRolePolicy"], &own),
-            ]),
-        );
+        let builders: Vec<String> = (0..more).map(|number| format!("build-{number}")).chain(["build".to_owned()]).collect();
+        let service = service(&aws, &builders);
         aws.user("stranger", &policy(&[allow(&["s3:ListAllMyBuckets"], &["*"])]));
         let all = policy(&[allow(&["s3:*"], &["*"])]);
         let mut outside = trust("service");
         outside["Statement"][0]["Condition"] = json!({"StringEquals": {"sts:ExternalId": EXTERNAL_ID}});
         aws.role("release", &outside, &all);
-        aws.role("build", &trust("service"), &all);
         aws.role("sealed", &trust("stranger"), &all);
+        for name in &builders {
+            aws.role(name, &trust("service"), &all);
+        }
 
         let proxy = Proxy::start(aws.url());
-        let mut world = World::with(Given {
-            env: vec![("AWS_ACCESS_KEY_ID", service.id), ("AWS_SECRET_ACCESS_KEY", service.secret)],
-            ..Given::default()
-        });
+        let env = vec![("AWS_ACCESS_KEY_ID", service.id), ("AWS_SECRET_ACCESS_KEY", service.secret)];
+        let mut world = World::with(Given { env, ..Given::default() }, store);
         world.stop();
-        world.append("daypass.toml", &config(&proxy.url()));
-        let cedar = world.read("policy.cedar") + POLICY;
+        world.append("daypass.toml", &config(&proxy.url(), &builders));
+        let caps = "name = \"platform\"\nmax_live_leases = 1000000\nmax_live_leases_per_caller = 1000000";
+        world.edit("daypass.toml", "name = \"platform\"", caps);
+        world.limit("requests_per_caller_per_second = 100000\nrequest_burst_per_caller = 100000");
+        let cedar = world.read("policy.cedar") + POLICY + &operators(&builders);
         world.write("policy.cedar", &cedar);
         world.start_again();
         Self { world, proxy, aws }
@@ -108,7 +108,31 @@ fn arn(role: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT}:role/{role}")
 }
 
-fn config(endpoint: &str) -> String {
+/// What the service may do, and no more: assume its roles, and write their policies.
+fn service(aws: &MiniStack, builders: &[String]) -> Keys {
+    let own: Vec<String> = builders.iter().map(|name| arn(name)).chain([arn("release")]).collect();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let sealed = arn("sealed");
+    let assumed = [own.as_slice(), &[&sealed]].concat();
+    let statements = [
+        allow(&["sts:AssumeRole", "sts:TagSession"], &assumed),
+        allow(&["iam:GetRolePolicy", "iam:PutRolePolicy", "iam:DeleteRolePolicy"], &own),
+    ];
+    aws.user("service", &policy(&statements))
+}
+
+/// Operators may have every builder.
+fn operators(builders: &[String]) -> String {
+    let role = |name: &String| {
+        format!(
+            "@id(\"operator-{name}\")\npermit(principal is Certificate in Tenant::\"platform\", action == Action::\"issue\", \
+             resource == Role::\"{name}\");\n"
+        )
+    };
+    builders.iter().map(role).collect()
+}
+
+fn config(endpoint: &str, builders: &[String]) -> String {
     let role = |name: &str, prefix: &str, more: &str| {
         format!(
             r#"
@@ -132,20 +156,21 @@ max_life = "8h"
     };
     let release = "session_name = \"ci-{claims.run_id}-{lease}\"\nexternal_id = \"daypass:{tenant}\"\n\
                    tags = { repository = \"{claims.repository_id}\", branch = \"{claims.ref}\" }";
+    let builders: String = builders.iter().map(|name| role(name, "{tenant}", "tags = { tenant = \"{tenant}\" }")).collect();
     format!(
         "[[aws]]\nname = \"main\"\nregion = \"us-east-1\"\nendpoint = \"{endpoint}\"\npropagation = \"0s\"\ntimeout = \"1s\"\n{}{}{}",
         role("release", "{claims.repository_id}", release),
-        role("build", "{tenant}", "tags = { tenant = \"{tenant}\" }"),
-        role("sealed", "{tenant}", ""),
+        builders,
+        role("sealed", "{tenant}", "revocation = \"none\""),
     )
 }
 
 const POLICY: &str = r#"
-@id("job-release")
-permit(principal is Token::github in Tenant::"widget", action == Action::"issue", resource == Role::"release");
-@id("anybody-builds")
-permit(principal, action == Action::"issue", resource)
-when { resource == Role::"build" || resource == Role::"sealed" };
+@id("job-releases")
+permit(principal is Token::github in Tenant::"widget", action == Action::"issue", resource)
+when { principal.claims.repository_id == "74" && (resource == Role::"release" || resource == Role::"build") };
+@id("operator-sealed")
+permit(principal is Certificate in Tenant::"platform", action == Action::"issue", resource == Role::"sealed");
 @id("operator-renews-builds")
 permit(principal is Certificate in Tenant::"platform", action == Action::"renew", resource in Role::"build")
 when { resource.own };
@@ -212,8 +237,8 @@ fn a_revoked_lease_is_denied_at_its_next_call_and_another_goes_on() {
     let policy = cloud.denied("build").expect("something is denied");
     assert!(policy.contains(&first) && !policy.contains(&second), "{policy}");
 
-    // What another hand takes out of the policy comes back: at the start of a server at the latest.
-    cloud.aws.set_inline_policy("build", DENIED, &json!({"Version": "2012-10-17", "Statement": []}));
+    // What another hand takes out of the policy comes back by itself.
+    cloud.aws.admin("iam", "delete_role_policy", &json!({"RoleName": "build", "PolicyName": DENIED}));
     assert_eq!(cloud.reads(&one, "platform/x"), "platform/x");
     wait_until(SOON, "the denial is back", || (cloud.reads(&one, "platform/x") == "AccessDenied").then_some(()));
     assert_eq!(cloud.reads(&two, "platform/x"), "platform/x");

@@ -21,7 +21,7 @@ use crate::support::parts::{
 const SOON: Duration = Duration::from_secs(20);
 
 fn dev(url: &str, env: Vec<(&'static str, String)>) -> World {
-    World::with(Given { args: vec!["--aws-endpoint".to_owned(), url.to_owned()], env })
+    World::with(Given { args: vec!["--aws-endpoint".to_owned(), url.to_owned()], env }, None)
 }
 
 fn stack() -> MiniStack {

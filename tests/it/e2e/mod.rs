@@ -2,8 +2,13 @@
 
 mod audit_log;
 pub mod aws;
+mod aws_crash;
 mod aws_dev;
+mod aws_faults;
+mod aws_keyless;
 mod aws_proxy;
+mod aws_residue;
+mod aws_tools;
 mod canary;
 mod ci;
 mod crash;

@@ -97,9 +97,9 @@ impl World {
         Self::with_store(Some(url.to_owned()))
     }
 
-    /// With arguments and an environment.
-    pub fn with(given: Given) -> Self {
-        Self::new(tempfile::tempdir().expect("a temporary folder can be made"), None, given)
+    /// With arguments and an environment, and the URL of a Redis or the embedded store.
+    pub fn with(given: Given, store: Option<String>) -> Self {
+        Self::new(tempfile::tempdir().expect("a temporary folder can be made"), store, given)
     }
 
     fn with_store(store: Option<String>) -> Self {

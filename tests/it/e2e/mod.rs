@@ -19,6 +19,7 @@ mod matrix;
 mod outage;
 mod registry;
 mod registry_access;
+mod registry_faults;
 mod reload;
 mod revoked_client;
 mod token;

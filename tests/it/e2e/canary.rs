@@ -267,7 +267,7 @@ fn no_key_of_aws_is_kept_or_told() {
     let may = ["iam:CreateRole", "iam:PutRolePolicy", "iam:GetRolePolicy", "iam:DeleteRolePolicy", "sts:AssumeRole", "sts:TagSession"];
     let own = aws.user("vendor", &policy(&[allow(&may, &[roles])]));
     let env = vec![("AWS_ACCESS_KEY_ID", own.id), ("AWS_SECRET_ACCESS_KEY", own.secret.clone())];
-    let mut world = World::with(Given { args: vec!["--aws-endpoint".to_owned(), aws.url().to_owned()], env });
+    let mut world = World::with(Given { args: vec!["--aws-endpoint".to_owned(), aws.url().to_owned()], env }, None);
     trace(&mut world);
     let mut canaries = Canaries::default();
     canaries.add("the service's own key", own.secret);

@@ -65,6 +65,12 @@ struct Args {
     /// Tokens to mint ahead [default: 6,000 for each second, or one for each of --leases]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_REQUESTS))]
     tokens: Option<u64>,
+    /// The role to ask for: one of the sample roles of `daypassd dev`
+    #[arg(long, default_value = caller::ROLE)]
+    role: String,
+    /// Exchange the secret of a lease of role `push` for registry tokens, over plain HTTP, instead of issuing
+    #[arg(long, conflicts_with_all = ["oidc", "reconnect", "leases", "role"])]
+    exchange: bool,
     /// A new TCP and TLS connection for each request
     #[arg(long)]
     reconnect: bool,
@@ -75,7 +81,7 @@ struct Args {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_REQUESTS))]
     leases: Option<u64>,
     /// Then revoke them all by one query, and read the CRL
-    #[arg(long, requires = "leases")]
+    #[arg(long, requires = "leases", conflicts_with = "role")]
     revoke: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value = "text")]
@@ -133,12 +139,13 @@ async fn run(args: &Args) -> Result<Report> {
     let mut report = Report::new(&world, args)?;
     let memory = world.redis_info().await?.map(|info| info.memory);
     let who = if args.oidc { Who::Job(tokens::mint(world.dir(), token_count(args))?) } else { Who::Operator };
-    let caller = Caller::new(&world, who)?;
+    let caller = Caller::new(&world, who, &args.role)?;
     let window = match args.leases {
         Some(leases) => Window::Count(leases),
         None => Window::Time { warm_up: WARM_UP, measured: Duration::from_secs(args.seconds) },
     };
-    let driver = Driver { caller, connections: args.connections, concurrency: args.concurrency, reconnect: args.reconnect };
+    let driver =
+        Driver { caller, connections: args.connections, concurrency: args.concurrency, reconnect: args.reconnect, exchange: args.exchange };
     report.load = driver.run(&world, window).await?;
     if report.load.done == 0 {
         let why = report.load.first_error.as_deref().unwrap_or("the tokens were used up before it began; give more --tokens");

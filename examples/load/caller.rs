@@ -27,7 +27,7 @@ use tonic::{
 
 use super::{Result, world::World};
 
-/// The role that is asked for.
+/// The role that is asked for unless another one is named.
 pub const ROLE: &str = "web";
 
 /// As whom requests come.
@@ -43,6 +43,15 @@ pub struct Caller {
     address: SocketAddr,
     tls: TlsConnector,
     tokens: Option<Tokens>,
+    role: String,
+    token_endpoint: String,
+    http: reqwest::Client,
+}
+
+/// What a registry's client logs in with.
+pub struct Login {
+    username: String,
+    secret: String,
 }
 
 struct Tokens {
@@ -65,7 +74,7 @@ impl Ask {
 
 impl Caller {
     /// A caller of this world's server.
-    pub fn new(world: &World, who: Who) -> Result<Self> {
+    pub fn new(world: &World, who: Who, role: &str) -> Result<Self> {
         let (with_certificate, tokens) = match who {
             Who::Operator => (true, None),
             Who::Job(tokens) => {
@@ -74,12 +83,14 @@ impl Caller {
             }
         };
         let tls = TlsConnector::from(Arc::new(tls(world.dir(), with_certificate)?));
-        Ok(Self { address: world.grpc, tls, tokens })
+        let token_endpoint = format!("http://{}/token?service=registry.dev.daypass.test&scope=repository:demo/app:pull,push", world.http);
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls_of_nobody()).build()?;
+        Ok(Self { address: world.grpc, tls, tokens, role: role.to_owned(), token_endpoint, http })
     }
 
     /// The operator, for what only it may do.
     pub fn operator(world: &World) -> Result<Self> {
-        Self::new(world, Who::Operator)
+        Self::new(world, Who::Operator, ROLE)
     }
 
     /// A new connection.
@@ -93,20 +104,47 @@ impl Caller {
         Ok(Endpoint::from_shared(format!("https://{}", self.address))?.connect_with_connector(connector).await?)
     }
 
-    /// One certificate; false when there is no token left to ask with.
+    /// A lease of role `push`.
+    pub async fn log_in(&self, client: &mut CredentialServiceClient<Channel>) -> Result<Login> {
+        let request = v1::IssueRequest { role: "push".to_owned(), ..Default::default() };
+        let answer = client.issue(Request::new(request)).await?.into_inner();
+        match answer.credential.and_then(|credential| credential.kind) {
+            Some(v1::credential::Kind::Registry(v1::RegistryCredential { username, secret, .. })) => Ok(Login { username, secret }),
+            _ => Err("an answer without a registry's credential".into()),
+        }
+    }
+
+    /// One token for a registry.
+    pub async fn exchange(&self, login: &Login) -> Result<bool> {
+        let asked = self.http.get(&self.token_endpoint).basic_auth(&login.username, Some(&login.secret));
+        let answer = asked.send().await?.error_for_status()?.text().await?;
+        if answer.contains("\"token\":") { Ok(true) } else { Err("an answer without a token".into()) }
+    }
+
+    /// One credential; false when there is no token left to ask with.
     pub async fn issue(&self, client: &mut CredentialServiceClient<Channel>, ask: &Ask) -> Result<bool> {
         let input = Some(Input::X509(v1::X509Input { csr_der: ask.csr_der.clone() }));
-        let mut request = Request::new(v1::IssueRequest { role: ROLE.to_owned(), ttl: None, request_id: String::new(), input });
+        let mut request = Request::new(v1::IssueRequest { role: self.role.clone(), ttl: None, request_id: String::new(), input });
         if let Some(tokens) = &self.tokens {
             let Some(token) = tokens.all.get(tokens.used.fetch_add(1, Ordering::Relaxed)) else { return Ok(false) };
             request.metadata_mut().insert("authorization", token.clone());
         }
         let answer = client.issue(request).await?.into_inner();
         match answer.credential.and_then(|credential| credential.kind) {
-            Some(v1::credential::Kind::X509(credential)) if !credential.chain_der.is_empty() => Ok(true),
-            _ => Err("an answer without a certificate".into()),
+            Some(v1::credential::Kind::X509(credential)) if credential.chain_der.is_empty() => {
+                Err("an answer without a certificate".into())
+            }
+            Some(_) => Ok(true),
+            None => Err("an answer without a credential".into()),
         }
     }
+}
+
+/// The token endpoint is plain HTTP here; a client wants to know whom it would trust all the same.
+fn tls_of_nobody() -> ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.expect("the provider has TLS 1.2 and 1.3").with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 
 fn tls(dir: &Path, with_certificate: bool) -> Result<ClientConfig> {

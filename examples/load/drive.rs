@@ -40,6 +40,7 @@ pub struct Driver {
     pub connections: u32,
     pub concurrency: u32,
     pub reconnect: bool,
+    pub exchange: bool,
 }
 
 /// What came of it.
@@ -65,6 +66,7 @@ pub struct Load {
 struct Shared {
     caller: Caller,
     reconnect: bool,
+    exchange: bool,
     opens: Instant,
     closes: Instant,
     left: AtomicU64,
@@ -106,7 +108,8 @@ impl Driver {
             Window::Time { warm_up, measured } => (begun + warm_up, begun + warm_up + measured, MAX_REQUESTS),
         };
         let (left, errors) = (AtomicU64::new(left), AtomicU64::new(0));
-        let shared = Arc::new(Shared { caller: self.caller, reconnect: self.reconnect, opens, closes, left, errors });
+        let shared =
+            Arc::new(Shared { caller: self.caller, reconnect: self.reconnect, exchange: self.exchange, opens, closes, left, errors });
         let mut workers = JoinSet::new();
         for n in 0..self.concurrency {
             let channel = channels.get((n % connections) as usize).cloned();
@@ -136,10 +139,18 @@ impl Driver {
 async fn work(shared: Arc<Shared>, channel: Option<Channel>, ask: Ask) -> Tally {
     let mut tally = Tally::default();
     let mut kept = channel.map(CredentialServiceClient::new);
+    let login = match &mut kept {
+        Some(client) if shared.exchange => match shared.caller.log_in(client).await {
+            Ok(login) => Some(login),
+            Err(error) => return Tally { first_error: Some(error.to_string()), ..tally },
+        },
+        _ => None,
+    };
     while Instant::now() < shared.closes && shared.take() {
         let begun = Instant::now();
         let asked = async {
             match &mut kept {
+                _ if let Some(login) = &login => shared.caller.exchange(login).await,
                 Some(client) => shared.caller.issue(client, &ask).await,
                 None => shared.caller.issue(&mut CredentialServiceClient::new(shared.caller.connect().await?), &ask).await,
             }

@@ -211,7 +211,12 @@ fn free_port() -> Result<SocketAddr> {
 fn config(policies: u32) -> Result<String> {
     let mut document: DocumentMut = CONFIG.parse()?;
     let mut limits = Table::new();
-    for name in ["requests_per_caller_per_second", "request_burst_per_caller", "failed_logins_per_address_per_minute"] {
+    for name in [
+        "requests_per_caller_per_second",
+        "request_burst_per_caller",
+        "failed_logins_per_address_per_minute",
+        "registry_exchanges_per_lease_per_minute",
+    ] {
         limits[name] = value(LIFTED);
     }
     limits["streams_per_connection"] = value(10_000);

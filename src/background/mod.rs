@@ -190,7 +190,10 @@ async fn publish_deny(vend: Arc<Vend>, list: AwsDeny) {
         if steady.holds(vend.now(), Instant::now()) {
             trusted = vend.now();
         }
-        if let Err(error) = vend.publish_deny(&list, trusted).await {
+        let published = vend.publish_deny(&list, trusted).await;
+        let up = if published.is_ok() { 1.0 } else { 0.0 };
+        metrics::gauge!("daypass_deny_list_up", "aws" => list.aws.to_string(), "role_arn" => list.role_arn.clone()).set(up);
+        if let Err(error) = published {
             tracing::warn!(%error, aws = %list.aws, role = list.role_arn, "the deny list will be tried again");
             tokio::time::sleep(DENY_REST).await;
             tick.reset_immediately();

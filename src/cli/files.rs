@@ -13,6 +13,7 @@ use crate::{
         settings::plain,
     },
     clock,
+    model::hex,
 };
 
 /// The certificate and its chain.
@@ -82,7 +83,7 @@ impl OutDir {
     /// # Errors
     /// What the disk says; then nothing remains of it.
     pub fn stage(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        let random: String = clock::random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let random = hex::encode(&clock::random::<8>());
         let temporary = self.path.join(format!(".{name}.{random}.tmp"));
         // create_new neither follows a link nor takes over a file; the mode holds from the first byte.
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);

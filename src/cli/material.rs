@@ -12,15 +12,15 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::files;
-use crate::client::{
-    csr::{Csr, PrivateKey},
-    error::{Error, Result},
-    text::one_line,
-    types::{AwsCredential, Credential, JwtCredential, RegistryCredential, X509Credential},
+use crate::{
+    client::{
+        csr::{Csr, PrivateKey},
+        error::{Error, Result},
+        text::one_line,
+        types::{AwsCredential, Credential, JwtCredential, RegistryCredential, X509Credential},
+    },
+    model::pem,
 };
-
-/// The columns of a line of PEM (RFC 7468, section 2).
-const PEM_COLUMNS: usize = 64;
 
 /// Room for a file or a text that holds secrets: enough that it need not grow, which would leave a copy behind.
 const ROOM: usize = 32 * 1024;
@@ -75,7 +75,7 @@ impl Material {
                 let leaf = chain_der.first().ok_or_else(|| Error::bad_answer("lacks a certificate"))?;
                 let csr = csr.ok_or_else(|| Error::bad_answer("is a certificate that nobody asked for"))?;
                 let serial = csr.serial_of(leaf)?;
-                Ok(Self::X509(Certified { certificate: pem(&chain_der), ca: pem(&root_der), serial, not_before, not_after, key }))
+                Ok(Self::X509(Certified { certificate: as_pem(&chain_der), ca: as_pem(&root_der), serial, not_before, not_after, key }))
             }
             Credential::Aws(aws) => {
                 words("AWS session", &[&aws.access_key_id, aws.secret_access_key.expose(), aws.session_token.expose()])?;
@@ -336,16 +336,10 @@ fn words(what: &str, texts: &[&str]) -> Result<()> {
 }
 
 /// Certificates as PEM (RFC 7468).
-fn pem(certificates: &[Vec<u8>]) -> String {
+fn as_pem(certificates: &[Vec<u8>]) -> String {
     let mut text = String::new();
     for der in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let encoded = STANDARD.encode(der);
-        for line in encoded.as_bytes().chunks(PEM_COLUMNS) {
-            text.extend(line.iter().copied().map(char::from));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
+        pem::push(&mut text, "CERTIFICATE", der);
     }
     text
 }
@@ -380,8 +374,8 @@ mod tests {
     fn pem_reads_back() {
         for length in [0, 1, 47, 48, 49, 96, 1000] {
             let ders = vec![vec![7_u8; length], vec![9; 3]];
-            let text = pem(&ders);
-            assert!(text.lines().all(|line| line.len() <= PEM_COLUMNS));
+            let text = as_pem(&ders);
+            assert!(text.lines().all(|line| line.len() <= pem::COLUMNS));
             let read: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| der.unwrap().to_vec()).collect();
             assert_eq!(read, ders);
         }

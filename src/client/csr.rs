@@ -10,6 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::{Error, Kind, Result};
+use crate::model::hex;
 
 /// The largest request that a server takes, in bytes of DER.
 pub const MAX_CSR: usize = 16 * 1024;
@@ -95,7 +96,7 @@ impl Csr {
                  If you gave --request-id, it was used before: take a new one",
             ));
         }
-        let serial: String = leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+        let serial = hex::encode(leaf.raw_serial());
         // A DER integer has a zero byte in front when its first bit is set; it is no part of the number.
         let shown = if leaf.raw_serial().len() > 1 { serial.strip_prefix("00").unwrap_or(&serial) } else { &serial };
         Ok(shown.to_owned())

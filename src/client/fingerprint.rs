@@ -2,6 +2,8 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::model::hex;
+
 /// A SHA-256 over fields, each with its length before it, so that no two lists of fields give the same bytes.
 pub struct Fingerprint(Context);
 
@@ -22,7 +24,7 @@ impl Fingerprint {
 
     /// 64 lower-case hex digits.
     pub fn hex(self) -> String {
-        self.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(self.0.finish().as_ref())
     }
 }
 

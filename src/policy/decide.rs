@@ -16,6 +16,7 @@ use crate::model::{
     identity::Identity,
     name::{RoleName, TenantName},
     role::{Role, RoleOwner},
+    time::whole_second,
 };
 
 /// The shortest life that can be asked for.
@@ -315,10 +316,4 @@ fn denied(caller: &Caller<'_>, ask: &Ask<'_>, verdict: &Verdict<'_>) -> String {
 /// A time later, or the end of time.
 pub(super) fn after(time: Timestamp, span: SignedDuration) -> Timestamp {
     time.checked_add(span).unwrap_or(Timestamp::MAX)
-}
-
-/// The last whole second at or before a time.
-pub(super) fn whole_second(time: Timestamp) -> Timestamp {
-    let seconds = if time.subsec_nanosecond() < 0 { time.as_second() - 1 } else { time.as_second() };
-    Timestamp::from_second(seconds).unwrap_or(Timestamp::MIN)
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     Action, Denial, Grant, PolicyBook,
-    decide::{Refused, after, whole_second},
+    decide::{Refused, after},
     facts::{Ask, Caller, Target},
 };
 use crate::model::{
@@ -15,6 +15,7 @@ use crate::model::{
     lease::{Lease, LeaseState},
     name::{RoleName, TenantName},
     role::Role,
+    time::whole_second,
 };
 
 /// The most answers that [`LeaseDecisions`] keeps; past it, it asks again.

@@ -9,11 +9,13 @@ use governor::{DefaultKeyedRateLimiter, Quota};
 use super::{addresses::network, config::Limits};
 use crate::model::{
     error::{Code, Error, Result},
+    hex,
     identity::Identity,
     secret::Secret,
 };
 
-/// Callers and addresses that are remembered for their rates; past that the idle ones are forgotten first.
+/// Past so many callers, addresses or secrets that are remembered for their rates the log warns. Each is forgotten at the look after its rate
+/// has recovered, so that only what asks now is remembered.
 const MAX_REMEMBERED: usize = 100_000;
 
 /// Rates of callers and of failed authentications.
@@ -75,7 +77,7 @@ impl Limiters {
         key.copy_from_slice(digest(&SHA256, secret.expose().as_bytes()).as_ref());
         self.exchanges.check_key(&key).map_err(|_| {
             let error = Error::new(Code::RateLimited, "this lease is exchanged for tokens too often; try again in a few seconds");
-            let name = key[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let name = hex::encode(&key[..8]);
             (error, self.records.check_key(&format!("registry\n{name}").into()).is_ok())
         })
     }

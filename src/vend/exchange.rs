@@ -2,6 +2,8 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+pub use crate::issuer::registry::EXCHANGE_REFUSED;
+
 use super::{Origin, Rules, Vend, record::event_from};
 use crate::{
     issuer::{
@@ -17,9 +19,6 @@ use crate::{
         secret::Secret,
     },
 };
-
-/// What everybody is told whose exchange is refused: no hint whether there is such a lease, and in which state.
-pub const EXCHANGE_REFUSED: &str = "no live lease takes this user name and password; issue a new one";
 
 /// The id of no lease, of the form that all have: who asks with a name that is no id costs the store the same look.
 const NO_LEASE: [u8; 16] = [0, 0, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, 0];

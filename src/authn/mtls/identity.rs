@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use crate::model::{
-    Timestamp,
+    Timestamp, hex,
     identity::{CertificateIdentity, PeerCertificate, Subject},
     name::TrustDomain,
     spiffe::SpiffeId,
@@ -37,8 +37,8 @@ pub(super) fn read(leaf_der: &[u8], trust_domain: &TrustDomain, mapping: Certifi
         identity: mapping,
         id,
         subject: Subject::try_from(canonical).map_err(|fault| format!("its identity makes no subject: {fault}"))?,
-        serial: hex(leaf.raw_serial()),
-        fingerprint: hex(digest(&SHA256, leaf_der).as_ref()),
+        serial: hex::encode(leaf.raw_serial()),
+        fingerprint: hex::encode(digest(&SHA256, leaf_der).as_ref()),
         not_after: Timestamp::from_second(leaf.validity().not_after.timestamp()).map_err(|_| "its notAfter is out of range".to_owned())?,
     })
 }
@@ -122,12 +122,4 @@ fn alternative_names<'c, 'a>(leaf: &'c X509Certificate<'a>) -> Result<Vec<&'c Ge
 
 fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     items.next().filter(|_| items.next().is_none())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -22,6 +22,7 @@ use crate::{
         settings::{Env, plain},
     },
     clock,
+    model::hex,
 };
 
 /// The largest file that is read, in bytes.
@@ -161,7 +162,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
 
 /// Our own user id: that of a file that we make.
 fn own_uid(dir: &Path) -> io::Result<u32> {
-    let random: String = clock::random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let random = hex::encode(&clock::random::<8>());
     let probe = dir.join(format!(".{random}.tmp"));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe)?;
     let uid = file.metadata().map(|found| found.uid());

@@ -13,6 +13,7 @@ use crate::{
         settings::{Env, variable},
     },
     clock,
+    model::hex,
 };
 
 /// A directory of the user for daypass: named by a variable, else `daypass` in the XDG base directory of its sort.
@@ -36,7 +37,7 @@ pub fn make_private(path: &Path) -> io::Result<()> {
 
 /// Writes a file beside its target and gives it the target's name.
 pub fn replace(target: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
-    let random: String = clock::random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let random = hex::encode(&clock::random::<8>());
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let temporary = target.with_file_name(format!(".{name}.{random}.tmp"));
     let write = || {

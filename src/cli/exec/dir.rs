@@ -15,6 +15,7 @@ use crate::{
         settings::{Env, plain},
     },
     clock,
+    model::hex,
 };
 
 /// How many times another name is tried when one is taken.
@@ -130,7 +131,7 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
 }
 
 fn random() -> String {
-    clock::random::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&clock::random::<8>())
 }
 
 fn fault(path: &Path, error: &io::Error) -> Error {

@@ -22,6 +22,7 @@ use crate::{
         types::AwsCredential,
     },
     clock::{self, Clock, SystemClock},
+    model::hex,
 };
 
 /// How many connections are served at a time; others wait.
@@ -52,7 +53,7 @@ impl Endpoint {
         listener.set_nonblocking(true).map_err(fault)?;
         let listener = TcpListener::from_std(listener).map_err(fault)?;
         let port = listener.local_addr().map_err(fault)?.port();
-        let token: Zeroizing<String> = Zeroizing::new(clock::random::<32>().iter().map(|byte| format!("{byte:02x}")).collect());
+        let token = Zeroizing::new(hex::encode(&clock::random::<32>()));
         let (sessions, seen) = watch::channel(Vec::new());
         let desk = Arc::new(Desk { token: token.clone(), sessions: seen });
         Ok(Self { port, token, sessions, serving: tokio::spawn(serve(listener, desk)) })

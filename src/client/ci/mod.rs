@@ -11,13 +11,11 @@ use super::{
     settings::{Env, variable},
     token::{TokenSource, claims, no_identity},
 };
+pub use crate::model::request::MAX_AUDIENCE;
 
 /// The audience that tokens are asked for when nothing else is said. Never a CI system's own default: a token for that would be good
 /// elsewhere too.
 pub const DEFAULT_AUDIENCE: &str = "daypass";
-
-/// The longest audience, in bytes.
-pub const MAX_AUDIENCE: usize = 512;
 
 /// The variable that a GitLab job names its ID token by (`id_tokens:`).
 pub const GITLAB_VARIABLE: &str = "DAYPASS_ID_TOKEN";

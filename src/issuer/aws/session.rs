@@ -18,6 +18,7 @@ use crate::{
     model::{
         SignedDuration, Timestamp,
         error::{Code, Error},
+        hex,
         secret::Secret,
     },
 };
@@ -48,7 +49,7 @@ impl Session {
 
 /// A JWT's own id, never the same twice.
 pub(super) fn jwt_id() -> String {
-    clock::random::<16>().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&clock::random::<16>())
 }
 
 /// Makes a session. Tries again, within the deadline, what may pass: the sessions of one lease share name and tag, so that one too many is on

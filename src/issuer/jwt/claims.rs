@@ -9,6 +9,7 @@ use super::schedule::MAX_TOKEN_LIFE;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
+    hex,
     identity::Identity,
     lease::LeaseId,
     request::MAX_AUDIENCE,
@@ -57,6 +58,10 @@ pub const RESERVED: [&str; 20] = [
     "events",
 ];
 
+/// Where the names of claims begin by which AWS takes a session's tags, its source identity and its role ("Pass session tags in AWS STS", IAM
+/// user guide): a token that says them says what its holder may do there.
+pub const RESERVED_PREFIX: &str = "https://aws.amazon.com/";
+
 /// What `claims_supported` names besides what roles add.
 pub(super) const ALWAYS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
@@ -95,7 +100,7 @@ pub(super) fn payload(role: &Role, spec: &JwtRole, identity: &Identity, facts: &
 
 /// The first 16 bytes of SHA-256 over a payload, lower-case hex: what `Handle::Jwt` keeps of it.
 pub(super) fn fingerprint(payload: &str) -> String {
-    digest(&SHA256, payload.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest(&SHA256, payload.as_bytes()).as_ref()[..16])
 }
 
 fn subject(template: &Template, role: &Role, identity: &Identity) -> Result<String> {
@@ -142,7 +147,9 @@ pub fn role_faults(max_ttl: SignedDuration, spec: &JwtRole) -> Vec<String> {
     }
     for (name, template) in &spec.claims {
         let legal = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED.contains(&name.as_str())
+            || name.get(..RESERVED_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
+        {
             faults.push(format!("claims: {name} is reserved: this service writes it, or relying parties decide by it"));
         } else if name.is_empty() || name.len() > MAX_CLAIM_NAME || !name.bytes().all(legal) {
             faults.push(format!("claims: {name:?} is not 1 to {MAX_CLAIM_NAME} printable ASCII characters without quotes and backslash"));

@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
 use super::{claims::ALWAYS, ring::KeyRing};
-use crate::model::{SignedDuration, Timestamp};
+use crate::model::{SignedDuration, Timestamp, hex};
 
 /// A document that relying parties fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,6 @@ pub(super) fn jwks(path: &str, ring: &KeyRing, now: Timestamp) -> Document {
 }
 
 fn document(path: String, body: String, max_age: SignedDuration) -> Document {
-    let etag = digest(&SHA256, body.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let etag = hex::encode(&digest(&SHA256, body.as_bytes()).as_ref()[..16]);
     Document { path, body, etag, max_age: u32::try_from(max_age.as_secs()).unwrap_or(0) }
 }

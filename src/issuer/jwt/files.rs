@@ -10,7 +10,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -18,7 +17,10 @@ use super::{
     key::{SigningAlgorithm, SigningKey},
     schedule::{PUBLISH_AHEAD, Times},
 };
-use crate::{clock, model::Timestamp};
+use crate::{
+    clock,
+    model::{Timestamp, pem},
+};
 
 /// The most keys in a directory: four times what the fastest rotation leaves there.
 pub const MAX_KEYS: usize = 128;
@@ -175,18 +177,10 @@ fn parse(text: &[u8]) -> Result<(Times, SigningKey), String> {
 
 /// RFC 7468: what stands before the first boundary is for whoever wants it.
 fn write_text(times: Times, pkcs8: &[u8]) -> Zeroizing<String> {
-    let encoded = Zeroizing::new(STANDARD.encode(pkcs8));
-    let mut text = Zeroizing::new(String::with_capacity(encoded.len() + encoded.len() / 32 + 512));
+    let mut text = Zeroizing::new(String::new());
     text.push_str("A key that signs JWTs. These two times say when; never change them.\n");
-    text.push_str(&format!("published-at: {}\nsigns-from: {}\n-----BEGIN PRIVATE KEY-----\n", times.published_at, times.signs_from));
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = more;
-    }
-    text.push_str("-----END PRIVATE KEY-----\n");
+    text.push_str(&format!("published-at: {}\nsigns-from: {}\n", times.published_at, times.signs_from));
+    pem::push(&mut text, "PRIVATE KEY", pkcs8);
     text
 }
 

@@ -36,9 +36,13 @@ use crate::{
         role::{RegistryRole, RoleSpec},
         secret::Secret,
         template::Place,
+        time::whole_second,
     },
     policy::Grant,
 };
+
+/// What everybody is told whose exchange is refused: no hint whether there is such a lease, and in which state.
+pub const EXCHANGE_REFUSED: &str = "no live lease takes this user name and password; issue a new one";
 
 /// The longest life of one token.
 pub const MAX_TOKEN_TTL: SignedDuration = SignedDuration::from_mins(5);
@@ -256,10 +260,5 @@ fn living_secrets(earlier: Option<&Handle>, registry: &RegistryName, now: Timest
 }
 
 fn refused(why: &str) -> Error {
-    Error::new(Code::Unauthenticated, "no live lease takes this user name and password; issue a new one").because(why)
-}
-
-/// Towards the past.
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
+    Error::new(Code::Unauthenticated, EXCHANGE_REFUSED).because(why)
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock,
     model::{
-        Timestamp,
+        Timestamp, hex,
         lease::{LeaseId, LiveSecret},
         secret::Secret,
     },
@@ -40,25 +40,12 @@ pub fn lease_named_in(secret: &Secret) -> Option<LeaseId> {
     if !random.starts_with('_') {
         return None;
     }
-    let mut bytes = [0; ID_LEN / 2];
-    for (byte, pair) in bytes.iter_mut().zip(id.as_bytes().chunks_exact(2)) {
-        *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-    }
-    Some(LeaseId::from_bytes(bytes))
-}
-
-/// Lower case only: each id has one form.
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+    Some(LeaseId::from_bytes(hex::decode(id)?.try_into().ok()?))
 }
 
 /// What is kept of a secret: SHA-256 in lower-case hex. A slow hash would protect no more: there are 256 random bits under it.
 pub(super) fn fingerprint(secret: &Secret) -> String {
-    digest(&SHA256, secret.expose().as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest(&SHA256, secret.expose().as_bytes()).as_ref())
 }
 
 /// The one of the secrets that was presented, if it lives still. Every one is compared in full, so that the time tells nothing.

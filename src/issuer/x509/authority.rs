@@ -21,6 +21,7 @@ use crate::model::{
     error::{Code, Error, Result},
     name::CaName,
     role::{ExtKeyUsage, KeyType},
+    time::whole_second,
 };
 
 /// How far a certificate's start lies before its issue, for verifiers whose clock is slow.
@@ -130,7 +131,7 @@ impl Authority {
     pub fn validity(&self, issued_at: Timestamp, wanted_end: Timestamp) -> Result<(Timestamp, Timestamp)> {
         let start = issued_at.checked_sub(BACKDATE).unwrap_or(Timestamp::MIN).max(self.not_before);
         let end = wanted_end.min(self.not_after);
-        let (start, end) = (whole_seconds(start), whole_seconds(end));
+        let (start, end) = (whole_second(start), whole_second(end));
         if end <= issued_at || end <= start {
             return Err(Error::internal(format_args!(
                 "nothing can be issued by the CA {}: a certificate from {issued_at} until {wanted_end} would end at {end}, for the \
@@ -288,9 +289,4 @@ fn purpose(usage: ExtKeyUsage) -> ExtendedKeyUsagePurpose {
 
 pub(super) fn date_time(at: Timestamp) -> Result<OffsetDateTime, String> {
     OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|_| format!("{at} cannot stand in a certificate"))
-}
-
-/// The time without its fraction, towards the past (jiff truncates towards 1970).
-pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -11,7 +11,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use zeroize::Zeroizing;
 
 use super::{
-    authority::{Authority, BACKDATE, date_time, issuing_params, whole_seconds},
+    authority::{Authority, BACKDATE, date_time, issuing_params},
     crl::{Crl, CrlContent, CrlFailure},
     csr::SubjectKey,
     key::{FileKey, key_identifier},
@@ -22,6 +22,7 @@ use crate::model::{
     SignedDuration, Timestamp,
     error::{Error, Result},
     role::ExtKeyUsage,
+    time::whole_second,
 };
 
 /// A certificate and its key.
@@ -140,7 +141,7 @@ fn ca_params(common_name: &str, pair: &FileKey, constraints: BasicConstraints) -
 fn set_validity(params: &mut CertificateParams, now: Timestamp, life: SignedDuration) -> Result<()> {
     let start = now.checked_sub(BACKDATE).map_err(Error::internal)?;
     let end = now.checked_add(life).map_err(Error::internal)?;
-    params.not_before = date_time(whole_seconds(start)).map_err(Error::internal)?;
-    params.not_after = date_time(whole_seconds(end)).map_err(Error::internal)?;
+    params.not_before = date_time(whole_second(start)).map_err(Error::internal)?;
+    params.not_after = date_time(whole_second(end)).map_err(Error::internal)?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use x509_parser::{
     x509::X509Version,
 };
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, pem};
 
 /// The most certificates of a chain, root not counted.
 pub const MAX_CHAIN: usize = 4;
@@ -69,16 +69,9 @@ pub(super) fn read_pem(pem: &[u8], what: &str) -> Result<Vec<Vec<u8>>, String> {
 
 /// A certificate in PEM (RFC 7468 section 5).
 pub(super) fn pem_certificate(der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = String::with_capacity(text.len() * 66 / 64 + 64);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.extend(line.iter().map(|byte| char::from(*byte)));
-        pem.push('\n');
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
+    let mut text = String::new();
+    pem::push(&mut text, "CERTIFICATE", der);
+    text
 }
 
 /// Every fault of a chain, the issuing certificate first and the root last.

@@ -7,14 +7,13 @@ use rcgen::{
     SerialNumber, SigningKey,
 };
 
-use super::{
-    authority::{Authority, date_time, whole_seconds},
-    plan::parse_hex,
-};
+use super::authority::{Authority, date_time};
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
+    hex,
     revocation::RevokedSerial,
+    time::whole_second,
 };
 
 /// A signed CRL.
@@ -61,7 +60,7 @@ pub(super) enum CrlFailure {
 
 impl CrlContent<'_> {
     pub(super) fn sign(&self, issuer: &CertificateParams, key: impl SigningKey) -> Result<Crl, CrlFailure> {
-        let this_update = whole_seconds(self.this_update);
+        let this_update = whole_second(self.this_update);
         let next_update = this_update.checked_add(self.life).map_err(|error| CrlFailure::Content(error.to_string()))?;
         let params = CertificateRevocationListParams {
             this_update: date_time(this_update).map_err(CrlFailure::Content)?,
@@ -81,7 +80,7 @@ impl CrlContent<'_> {
     fn entries(&self, this_update: Timestamp) -> Result<Vec<RevokedCertParams>, String> {
         let mut first: BTreeMap<Vec<u8>, Timestamp> = BTreeMap::new();
         for entry in self.revoked {
-            let serial = parse_hex(&entry.serial)
+            let serial = hex::decode(&entry.serial)
                 .filter(|bytes| (1..=20).contains(&bytes.len()))
                 .ok_or_else(|| format!("the serial {:?} is no lower-case hex of 1 to 20 bytes", entry.serial))?;
             // A revocation within this very second must not lie after the CRL that names it.

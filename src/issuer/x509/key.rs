@@ -7,6 +7,8 @@ use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::model::hex;
+
 /// A CA's key. Whatever implements rcgen's signing trait is one, so that a KMS or an HSM can take the place of a file.
 ///
 /// `sign` runs on the thread that serves the request: a remote key keeps its own time limit, well under a second.
@@ -119,13 +121,7 @@ impl<C: Fn(&[u8]) -> Result<(), Vec<String>>> SigningKey for GuardedKey<'_, C> {
 
 /// The first 16 bytes of SHA-256, lower-case hex: what `Handle::X509` keeps as `tbs`.
 fn short_hash(message: &[u8]) -> String {
-    hex(&digest(&SHA256, message).as_ref()[..16])
-}
-
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)] as char, DIGITS[usize::from(byte & 15)] as char]).collect()
+    hex::encode(&digest(&SHA256, message).as_ref()[..16])
 }
 
 /// A key identifier: the first 160 bits of SHA-256 over the subjectPublicKey's bits (RFC 7093 section 2, method 1).

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::{key::hex, name};
+use super::name;
 use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
+    hex,
     identity::Identity,
     name::RoleName,
     role::{ExtKeyUsage, Role, X509Role},
@@ -31,7 +32,7 @@ impl Serial {
 
     /// The serial from a handle's hex; none if it was not made here.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let bytes: [u8; 16] = parse_hex(text)?.try_into().ok()?;
+        let bytes: [u8; 16] = hex::decode(text)?.try_into().ok()?;
         (1..0x80).contains(&bytes[0]).then_some(Self(bytes))
     }
 
@@ -42,22 +43,8 @@ impl Serial {
 
     /// Lower-case hex, 32 characters.
     pub fn to_hex(self) -> String {
-        hex(&self.0)
+        hex::encode(&self.0)
     }
-}
-
-/// The bytes of an even number of lower-case hex digits.
-pub(super) fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
-        _ => None,
-    };
-    let bytes = text.as_bytes();
-    if !bytes.len().is_multiple_of(2) {
-        return None;
-    }
-    bytes.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 /// A subject alternative name.

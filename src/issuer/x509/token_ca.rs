@@ -9,7 +9,7 @@ use rcgen::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    authority::{date_time, issuing_params, whole_seconds},
+    authority::{date_time, issuing_params},
     chain,
     csr::SubjectKey,
     key::{CaKey, key_identifier},
@@ -20,6 +20,7 @@ use crate::{
     model::{
         Timestamp,
         error::{Code, Error, Result},
+        time::whole_second,
     },
 };
 
@@ -75,8 +76,8 @@ impl TokenCa {
 
     fn sign(&self, key: &SubjectKey, not_before: Timestamp, not_after: Timestamp) -> Result<Vec<u8>, String> {
         let mut params = CertificateParams::default();
-        params.not_before = date_time(whole_seconds(not_before.max(self.not_before)))?;
-        params.not_after = date_time(whole_seconds(not_after.min(self.not_after)))?;
+        params.not_before = date_time(whole_second(not_before.max(self.not_before)))?;
+        params.not_after = date_time(whole_second(not_after.min(self.not_after)))?;
         params.serial_number = Some(SerialNumber::from_slice(Serial::random().as_bytes()));
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, SUBJECT);

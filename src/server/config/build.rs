@@ -15,7 +15,7 @@ use super::{
     file::{At, Reader, read_bounded},
     limits::Limits,
     oidc::OidcSection,
-    registry::RegistryServiceSection,
+    registry::RegistrySection,
     roles::{self, KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
@@ -34,9 +34,10 @@ use crate::{
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
     model::{
-        SignedDuration, Timestamp,
+        SignedDuration,
         catalog::Catalog,
         fault::{Fault, nearest},
+        hex,
         name::{AwsName, CaName},
     },
     policy::PolicyBook,
@@ -64,7 +65,7 @@ pub(super) struct Draft {
     pub tenants: Vec<At<TenantSection>>,
     pub roles: Vec<RoleDraft>,
     pub aws: Vec<At<AwsSection>>,
-    pub registries: Vec<At<RegistryServiceSection>>,
+    pub registries: Vec<At<RegistrySection>>,
     pub oidc: Option<At<OidcSection>>,
 }
 
@@ -261,7 +262,7 @@ impl Reader {
 /// Names what decided: the first 12 hex digits of SHA-256 over the configuration and the policy, because roles and tenants decide too.
 fn policy_version(config: &str, policy: &str) -> String {
     let both = [config.as_bytes(), policy.as_bytes()].concat();
-    digest(&SHA256, &both).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest(&SHA256, &both).as_ref()[..6])
 }
 
 /// The names of the claims that roles add to tokens.
@@ -271,10 +272,6 @@ fn jwt_claims(roles: &[RoleDraft]) -> Vec<String> {
         _ => None,
     });
     names.flatten().collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-pub(super) fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// "; did you mean …?", or nothing.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    build::{Configured, Draft, hint, whole_second},
+    build::{Configured, Draft, hint},
     file::{At, Reader},
     roles,
     sections::{MemberSection, TenantSection},
@@ -18,6 +18,7 @@ use crate::{
         name::{IssuerName, TrustDomain},
         role::RoleSpec,
         tenant::{Member, Tenant, TenantKind},
+        time::whole_second,
     },
 };
 
@@ -58,6 +59,7 @@ impl Reader {
                 self.fault(*line, format!("there are two roles of the name {}", value.name));
             }
         }
+        self.audiences_are_apart(&draft.roles, configured);
         catalog
     }
 

@@ -7,10 +7,7 @@ use aws_lc_rs::{
     rsa::{KeyPair, KeySize},
     signature::KeyPair as _,
 };
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -22,6 +19,7 @@ use crate::{
     model::{
         Timestamp,
         error::{Error, Result},
+        pem,
     },
 };
 
@@ -55,7 +53,7 @@ pub(super) fn make(dir: &Path) -> Result<()> {
         "kty": "RSA", "use": "sig", "alg": "RS256", "kid": KID,
         "n": number(n.big_endian_without_leading_zero()), "e": number(e.big_endian_without_leading_zero()),
     }] });
-    write(&key_path, pem(der.as_ref()).as_bytes(), 0o600)?;
+    write(&key_path, key_pem(der.as_ref()).as_bytes(), 0o600)?;
     write(&jwks_path, jwks.to_string().as_bytes(), 0o644)
 }
 
@@ -106,8 +104,8 @@ impl JobTokens {
 }
 
 /// A key in PKCS #8 as text (RFC 7468 section 10).
-fn pem(pkcs8: &[u8]) -> Zeroizing<String> {
-    let encoded = Zeroizing::new(STANDARD.encode(pkcs8));
-    let lines: Vec<&str> = encoded.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-    Zeroizing::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n")))
+fn key_pem(pkcs8: &[u8]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::new());
+    pem::push(&mut text, "PRIVATE KEY", pkcs8);
+    text
 }

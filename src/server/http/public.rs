@@ -9,10 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::{server::ready::Readiness, vend::Vend};
+use crate::{model::pem, server::ready::Readiness, vend::Vend};
 
 /// What the handlers need.
 pub(in crate::server) struct Public {
@@ -50,7 +49,7 @@ async fn ca_pem(State(public): State<Arc<Public>>) -> Response {
     for ca in public.vend.trust_bundle() {
         for der in ca.chain_der.into_iter().chain(ca.root_der) {
             if !seen.contains(&der) {
-                text.push_str(&pem("CERTIFICATE", &der));
+                pem::push(&mut text, "CERTIFICATE", &der);
                 seen.push(der);
             }
         }
@@ -75,16 +74,4 @@ async fn crl(State(public): State<Arc<Public>>, Path(file): Path<String>, header
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     (caching, [(header::CONTENT_TYPE, "application/pkix-crl")], crl.der.clone()).into_response()
-}
-
-/// PEM as RFC 7468 section 3 has it.
-fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let encoded = STANDARD.encode(der);
-    for line in encoded.as_bytes().chunks(64) {
-        text.push_str(&String::from_utf8_lossy(line));
-        text.push('\n');
-    }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
 }

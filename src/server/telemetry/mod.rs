@@ -13,9 +13,29 @@ use crate::model::error::{Error, Result};
 /// Bounds of latency histograms, in seconds.
 const SECONDS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
+/// Libraries of the AWS SDK that log what they sign and are answered: below warnings that is keys, session tokens and noise, so no filter
+/// opens them.
+const QUIET: [&str; 11] = [
+    "aws_config",
+    "aws_credential_types",
+    "aws_runtime",
+    "aws_sdk_ecr",
+    "aws_sdk_iam",
+    "aws_sdk_sts",
+    "aws_sigv4",
+    "aws_smithy_http_client",
+    "aws_smithy_runtime",
+    "aws_smithy_runtime_api",
+    "aws_smithy_types",
+];
+
 /// Starts the log on stderr. Called once for each process.
 pub(super) fn start_log(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| Error::internal(format_args!("log.filter: {error}")))?;
+    let mut filter = EnvFilter::try_new(filter).map_err(|error| Error::internal(format_args!("log.filter: {error}")))?;
+    for library in QUIET {
+        let directive = format!("{library}=warn").parse().map_err(Error::internal)?;
+        filter = filter.add_directive(directive);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -33,7 +53,7 @@ pub(super) fn start_metrics() -> Result<PrometheusHandle> {
 }
 
 fn describe() {
-    metrics::describe_counter!("daypass_requests_total", "gRPC requests, by method and outcome");
+    metrics::describe_counter!("daypass_requests_total", "Requests, gRPC and exchanges of registries, by method and outcome");
     metrics::describe_histogram!("daypass_request_seconds", "How long a request took, by method");
     metrics::describe_histogram!("daypass_step_seconds", "How long a step of a request took: each call of the store and of the audit log");
     metrics::describe_counter!("daypass_handshakes_total", "TLS handshakes, by outcome");
@@ -48,5 +68,10 @@ fn describe() {
     metrics::describe_gauge!("daypass_audit_up", "1 when the audit log can be written, else 0");
     metrics::describe_gauge!("daypass_jwks_age_seconds", "Age of an issuer's keys; absent until they were fetched");
     metrics::describe_gauge!("daypass_crl_number", "Number of the CRL as published, by CA");
+    metrics::describe_gauge!("daypass_signing_keys_up", "1 when the directory of the keys that sign JWTs can be read and written, else 0");
+    metrics::describe_gauge!(
+        "daypass_deny_list_up",
+        "1 when the IAM role denies what was revoked, 0 when that could not be read or written"
+    );
     metrics::describe_gauge!("daypass_config_in_force", "1 when the configuration on disk is in force, 0 when a reload was refused");
 }

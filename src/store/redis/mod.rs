@@ -27,6 +27,7 @@ use crate::{
     model::{
         SignedDuration, Timestamp,
         error::Error,
+        hex,
         lease::{Lease, LeaseFilter, LeaseId, PARTITIONS, partition_of},
         name::{CaName, TenantName},
         revocation::{RevocationList, RevokedSerial},
@@ -332,7 +333,7 @@ impl LeaseStore for RedisStore {
         let mut runs: Vec<String> = answers.iter().map(|answer| run(answer)).collect();
         runs.sort_unstable();
         parts.append(&mut runs);
-        Ok(record::hex(&digest(&SHA256, parts.join(" ").as_bytes()).as_ref()[..16]))
+        Ok(hex::encode(&digest(&SHA256, parts.join(" ").as_bytes()).as_ref()[..16]))
     }
 }
 
@@ -368,7 +369,7 @@ impl RedisStore {
 
     /// A random mark that stays for as long as the partition's data does.
     async fn mark(&self, partition: u8) -> Result<String, Error> {
-        let fresh = record::hex(&clock::random::<8>());
+        let fresh = hex::encode(&clock::random::<8>());
         let mut command = redis::cmd("SET");
         command.arg(self.keys.epoch(partition)).arg(&fresh).arg("NX").arg("GET");
         let old: Option<String> = self.connector.command(&command).await?;

@@ -14,6 +14,7 @@ use crate::{
     model::{
         Timestamp,
         credential::CredentialKind,
+        hex,
         lease::{Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach},
         revocation::{AwsDeny, DenyBy},
         role::RegistryAction,
@@ -162,7 +163,7 @@ impl Encoder {
 
     /// Lower-case hex in half its length; any other text as it is. The lowest bit of the length tells which.
     fn hex(&mut self, text: &str) {
-        match unhex(text) {
+        match hex::decode(text) {
             Some(bytes) => {
                 self.unsigned((bytes.len() as u64) << 1);
                 self.0.extend(bytes);
@@ -274,7 +275,7 @@ impl Decoder<'_> {
     fn hex(&mut self) -> Result<String, BadRecord> {
         let length = self.unsigned()?;
         let bytes = self.take(length >> 1)?;
-        if length & 1 == 1 { utf8(bytes) } else { Ok(hex(bytes)) }
+        if length & 1 == 1 { utf8(bytes) } else { Ok(hex::encode(bytes)) }
     }
 
     fn handle(&mut self, issued: i64) -> Result<Handle, BadRecord> {
@@ -337,22 +338,6 @@ impl Decoder<'_> {
 
 fn utf8(bytes: &[u8]) -> Result<String, BadRecord> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| BadRecord("a text is not UTF-8"))
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 #[cfg(test)]

@@ -5,14 +5,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::json;
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use serde_json::{Value, json};
 
 use super::{
     token,
-    world::{Caller, World},
+    world::{Caller, Given, World},
 };
-use crate::support::redis::{PASSWORD, Redis, USER};
+use crate::support::{
+    parts::{
+        ministack::{MiniStack, allow, policy},
+        nginx::curl,
+    },
+    redis::{PASSWORD, Redis, USER},
+};
 
 /// Texts that nobody may find again.
 #[derive(Default)]
@@ -47,7 +56,7 @@ impl Canaries {
     }
 }
 
-/// Runs every action with canaries in it, and gives the canaries and all that the client said.
+/// Runs every action with canaries in it, takes every kind of credential, and gives the canaries and all that the client said.
 fn provoke(world: &World) -> (Canaries, String) {
     let mut canaries = Canaries::default();
     let mut told = String::new();
@@ -86,12 +95,99 @@ fn provoke(world: &World) -> (Canaries, String) {
         say(&caller, &["lease", "renew", &id]);
         say(&world.operator(), &["lease", "revoke", &id]);
     }
+    vend_registry_secrets(world, &mut canaries);
+    vend_jwts(world, &mut canaries);
     // What `issue` and `renew` print without --out is the client's own key; the server never saw it.
     let told: String = told
         .split("-----BEGIN PRIVATE KEY-----")
         .map(|part| part.split_once("-----END PRIVATE KEY-----").map_or(part, |(_, rest)| rest))
         .collect();
     (canaries, told)
+}
+
+/// What the client was given, and under which lease. This is the secret itself, and no place to look for it.
+fn given(world: &World, caller: &Caller, args: &[&str]) -> (Value, String) {
+    let mut said = world.cli(caller, [args, &["-o", "json"]].concat()).json();
+    let id = said["lease"]["id"].as_str().unwrap().to_owned();
+    (said["credential"].take(), id)
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// Issues and renews secrets for a registry, and shows them, wrong ones and tokens at the token endpoint in every way there is.
+fn vend_registry_secrets(world: &World, canaries: &mut Canaries) {
+    const SERVICE: &str = "registry.dev.daypass.test";
+    const SCOPE: &str = "repository:demo/a:pull,push";
+    canaries.key(&world.file("pki/registry.key"));
+    let endpoint = format!("http://127.0.0.1:{}/token", world.http);
+    let query = format!("{endpoint}?service={SERVICE}&scope={SCOPE}");
+    // How it goes on in JSON, if it is given at all: the status comes last.
+    let ask = |args: &[&str]| {
+        let ran = curl(&[args, &["--write-out", "%{http_code}"]].concat()).text();
+        let (body, status) = ran.split_at(ran.len() - 3);
+        (serde_json::from_str::<Value>(body).unwrap_or_else(|error| panic!("no JSON ({error}): {ran}")), status.to_owned())
+    };
+    for caller in [world.operator(), Caller::token(token::mint(world, json!({})))] {
+        let (issued, lease) = given(world, &caller, &["issue", "push"]);
+        let (renewed, _) = given(world, &world.operator(), &["issue", "push"]);
+        let renewed_too = caller.pair.is_some().then(|| given(world, &caller, &["lease", "renew", &lease]).0);
+        for credential in [Some(issued), Some(renewed), renewed_too].into_iter().flatten() {
+            let (user, secret) = (text(&credential, "username"), text(&credential, "secret"));
+            // Before it stands the lease's id, which is no secret.
+            let (_, random) = secret.trim_start_matches("dpr_").split_once('_').unwrap();
+            canaries.add("a registry's secret", random);
+            canaries.add("a registry's login", STANDARD.encode(format!("{user}:{secret}")));
+            let login = format!("{user}:{secret}");
+            let refresh = format!("grant_type=refresh_token&refresh_token={secret}&service={SERVICE}&scope={SCOPE}");
+            let password = format!("grant_type=password&username={user}&password={secret}&service={SERVICE}&scope={SCOPE}");
+            // The URL is where a careless client writes it.
+            let careless = format!("{query}&password={secret}");
+            for args in [
+                ["--user", &login, &query],
+                ["--data", &refresh, &endpoint],
+                ["--data", &password, &endpoint],
+                ["--user", &login, &careless],
+            ] {
+                let (answer, status) = ask(&args);
+                assert_eq!(status, "200", "{}", args[0]);
+                canaries.token("a token for a registry", text(&answer, "access_token"));
+            }
+            let guess = format!("dpr_canary_{}", URL_SAFE_NO_PAD.encode(daypass::clock::random::<24>()));
+            canaries.add("a guess", &guess);
+            canaries.add("a guess as a login", STANDARD.encode(format!("{user}:{guess}")));
+            let wrong = format!("grant_type=refresh_token&refresh_token={guess}&service={SERVICE}");
+            let garbage = format!("{guess}=%zz&{guess}");
+            for (args, status) in [
+                (["--user", &format!("{user}:{guess}"), query.as_str()], "401"),
+                (["--user", &format!("{guess}:{user}"), &query], "401"),
+                (["--data", &wrong, &endpoint], "401"),
+                (["--data", &garbage, &endpoint], "400"),
+                (["--header", &format!("Authorization: Bearer {guess}"), &query], "401"),
+            ] {
+                let (answer, got) = ask(&args);
+                assert_eq!(got, status, "{args:?}");
+                canaries.absent_in("a refusal", answer.to_string().as_bytes());
+            }
+        }
+        assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &lease]).code, 0);
+    }
+}
+
+/// Issues and renews JWTs, and looks for the keys that sign them.
+fn vend_jwts(world: &World, canaries: &mut Canaries) {
+    for (number, caller) in [world.operator(), Caller::token(token::mint(world, json!({})))].iter().enumerate() {
+        let (issued, lease) = given(world, caller, &["issue", "federate"]);
+        canaries.token("a JWT", text(&issued, "token"));
+        if number == 0 {
+            canaries.token("a renewed JWT", text(&given(world, caller, &["lease", "renew", &lease]).0, "token"));
+        }
+        assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &lease]).code, 0);
+    }
+    let keys = files(&world.file("keys"));
+    assert!(!keys.is_empty(), "JWTs are signed by something");
+    keys.iter().for_each(|key| canaries.key(key));
 }
 
 fn trace(world: &mut World) {
@@ -108,7 +204,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 fn absent_everywhere(world: &World, canaries: &Canaries, told: &str) {
     canaries.absent_in("what the client was told", told.as_bytes());
     canaries.absent_in("/metrics", &world.fetch("/metrics"));
-    canaries.absent_in("/readyz", &world.fetch("/readyz"));
+    for path in ["/readyz", "/jwks.json", "/.well-known/openid-configuration"] {
+        canaries.absent_in(path, &world.fetch(path));
+    }
     let log = world.log();
     assert!(log.contains("TRACE"), "the log tells everything");
     canaries.absent_in("the log", log.as_bytes());
@@ -159,6 +257,43 @@ fn no_secret_is_kept_or_told_with_redis() {
         };
         canaries.absent_in(key, read.as_bytes());
         canaries.absent_in("the keys of Redis", key.as_bytes());
+    }
+}
+
+#[test]
+fn no_key_of_aws_is_kept_or_told() {
+    let aws = MiniStack::start();
+    let roles = "arn:aws:iam::000000000000:role/*";
+    let may = ["iam:CreateRole", "iam:PutRolePolicy", "iam:GetRolePolicy", "iam:DeleteRolePolicy", "sts:AssumeRole", "sts:TagSession"];
+    let own = aws.user("vendor", &policy(&[allow(&may, &[roles])]));
+    let env = vec![("AWS_ACCESS_KEY_ID", own.id), ("AWS_SECRET_ACCESS_KEY", own.secret.clone())];
+    let mut world = World::with(Given { args: vec!["--aws-endpoint".to_owned(), aws.url().to_owned()], env }, None);
+    trace(&mut world);
+    let mut canaries = Canaries::default();
+    canaries.add("the service's own key", own.secret);
+    let mut told = String::new();
+    for caller in [world.operator(), world.job()] {
+        let (issued, lease) = given(&world, &caller, &["issue", "deploy"]);
+        let renewed = caller.pair.is_some().then(|| given(&world, &caller, &["lease", "renew", &lease]).0);
+        for session in [Some(issued), renewed].into_iter().flatten() {
+            for name in ["secret_access_key", "session_token"] {
+                canaries.add(name, text(&session, name));
+            }
+        }
+        for args in [["lease", "get", &lease], ["lease", "revoke", &lease], ["audit", "tail", "-o=json"]] {
+            told += &world.cli(&world.operator(), args).stdout;
+        }
+    }
+    // It refuses what it has no role for, and the refusal comes back by name.
+    world.reconfigure(|world| world.edit("daypass.toml", "role/daypass-dev-deploy", "role/no-such-role"));
+    let refused = world.cli(&world.operator(), ["issue", "deploy", "-o", "json"]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    told += &refused.stderr;
+    absent_everywhere(&world, &canaries, &told);
+    // The SDK's own log would tell what it signs and is answered: no filter opens it.
+    assert!(world.log().contains("TRACE") && !world.log().contains("aws_smithy_runtime"), "the log is at trace, but for the SDK");
+    for policy in aws.inline_policies("daypass-dev-deploy").values() {
+        canaries.absent_in("the IAM role", policy.to_string().as_bytes());
     }
 }
 

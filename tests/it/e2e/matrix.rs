@@ -59,6 +59,10 @@ enum About {
     Web,
     /// The role `vendor-client`.
     VendorClient,
+    /// The role `push`, whose credentials are for a registry.
+    Push,
+    /// The role `federate`, whose credentials are JWTs.
+    Federate,
     /// A role that is not configured.
     NoRole,
     /// A lease of the operator.
@@ -67,17 +71,28 @@ enum About {
     VendorsLease,
     /// A lease of the job.
     JobsLease,
+    /// A lease of the operator for a registry.
+    OperatorsPush,
+    /// A lease of the job for a registry.
+    JobsPush,
+    /// A lease of the operator of a JWT.
+    OperatorsJwt,
+    /// A lease of the job of a JWT.
+    JobsJwt,
     /// A lease that never was.
     NoLease,
 }
 
-use About::{JobsLease, NoLease, NoRole, Nothing, OperatorsLease, VendorClient, VendorsLease, Web};
+use About::{
+    Federate, JobsJwt, JobsLease, JobsPush, NoLease, NoRole, Nothing, OperatorsJwt, OperatorsLease, OperatorsPush, Push, VendorClient,
+    VendorsLease, Web,
+};
 
 fn subjects_of(method: &str) -> &'static [About] {
     match method {
-        "daypass.v1.CredentialService/Issue" | "daypass.v1.CredentialService/Explain" => &[Web, VendorClient, NoRole],
+        "daypass.v1.CredentialService/Issue" | "daypass.v1.CredentialService/Explain" => &[Web, VendorClient, Push, Federate, NoRole],
         "daypass.v1.LeaseService/Get" | "daypass.v1.LeaseService/Renew" | "daypass.v1.LeaseService/Revoke" => {
-            &[OperatorsLease, VendorsLease, JobsLease, NoLease]
+            &[OperatorsLease, VendorsLease, JobsLease, OperatorsPush, JobsPush, OperatorsJwt, JobsJwt, NoLease]
         }
         "daypass.v1.CredentialService/WhoAmI"
         | "daypass.v1.LeaseService/List"
@@ -101,16 +116,18 @@ fn expected(method: &str, kind: Kind, about: About) -> Code {
     }
     match (method.rsplit_once('/').unwrap().1, kind, about) {
         ("WhoAmI" | "List" | "RevokeMatching", ..) => Code::Ok,
-        ("Issue", Operator | Job, Web) | ("Issue", Vendor, VendorClient) => Code::Ok,
-        ("Issue", Vendor | Branch, Web) => Code::PermissionDenied,
+        ("Issue", Operator | Job, Web | Push | Federate) | ("Issue", Vendor, VendorClient) => Code::Ok,
+        ("Issue", Vendor | Branch, Web | Push | Federate) => Code::PermissionDenied,
         ("Issue", ..) => Code::NotFound,
         ("Explain", Operator, _) | ("Explain", Vendor, VendorClient) => Code::Ok,
-        ("Explain", _, Web) => Code::PermissionDenied,
+        ("Explain", _, Web | Push | Federate) => Code::PermissionDenied,
         ("Explain", ..) => Code::NotFound,
         (_, _, NoLease) => Code::NotFound,
         ("Get" | "Revoke", Operator, _) => Code::Ok,
-        ("Get" | "Renew" | "Revoke", Vendor, VendorsLease) | ("Get" | "Renew" | "Revoke", Job | Branch, JobsLease) => Code::Ok,
-        ("Renew", Operator, OperatorsLease) => Code::Ok,
+        ("Get" | "Renew" | "Revoke", Vendor, VendorsLease) | ("Get" | "Renew" | "Revoke", Job | Branch, JobsLease | JobsPush | JobsJwt) => {
+            Code::Ok
+        }
+        ("Renew", Operator, OperatorsLease | OperatorsPush | OperatorsJwt) => Code::Ok,
         ("Get" | "Renew" | "Revoke", ..) => Code::NotFound,
         ("Tail", Operator, _) => Code::Ok,
         ("Tail", ..) => Code::PermissionDenied,
@@ -140,7 +157,7 @@ fn every_method_for_every_caller_on_everything() {
             }
         }
     }
-    assert!(tried >= 160, "{tried}");
+    assert!(tried >= 270, "{tried}");
 }
 
 #[test]
@@ -197,8 +214,12 @@ fn lease(world: &World, about: About) -> String {
         OperatorsLease => world.lease(&world.operator(), "web"),
         VendorsLease => world.lease(&world.vendor(), "vendor-client"),
         JobsLease => world.lease(&caller(world, Kind::Job), "web"),
+        OperatorsPush => world.lease(&world.operator(), "push"),
+        JobsPush => world.lease(&caller(world, Kind::Job), "push"),
+        OperatorsJwt => world.lease(&world.operator(), "federate"),
+        JobsJwt => world.lease(&caller(world, Kind::Job), "federate"),
         NoLease => "0192f0c1-7b5a-7000-8000-000000000000".to_owned(),
-        Nothing | Web | VendorClient | NoRole => String::new(),
+        Nothing | Web | VendorClient | Push | Federate | NoRole => String::new(),
     }
 }
 
@@ -212,6 +233,8 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
     let role = match about {
         Web => "web",
         VendorClient => "vendor-client",
+        Push => "push",
+        Federate => "federate",
         _ => "no-such-role",
     };
     match method {

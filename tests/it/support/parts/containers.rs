@@ -96,7 +96,8 @@ impl ContainerUser {
         self.skopeo(&arguments)
     }
 
-    fn command(&self, program: PathBuf) -> Command {
+    /// Any program in this user's environment.
+    pub fn command(&self, program: PathBuf) -> Command {
         let home = self.home.path();
         let mut command = Command::new(program);
         command.env_clear().env("PATH", format!("{}:/usr/bin:/bin", self.bin().display())).env("HOME", home);

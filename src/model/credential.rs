@@ -48,6 +48,16 @@ pub enum Credential {
     Jwt(JwtCredential),
 }
 
+impl Credential {
+    /// Whether a repeated request gets the very same one. The others hold a secret, which nobody keeps.
+    pub fn can_be_made_again(&self) -> bool {
+        match self {
+            Self::X509(_) | Self::Jwt(_) => true,
+            Self::Aws(_) | Self::Registry(_) => false,
+        }
+    }
+}
+
 /// An AWS session.
 pub struct AwsCredential {
     /// The access key's id; not secret.

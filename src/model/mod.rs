@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod hex;
+pub mod host;
 pub mod identity;
 pub mod lease;
 pub mod name;

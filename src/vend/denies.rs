@@ -166,6 +166,16 @@ impl Vend {
     /// What a list must deny. What was denied once stays so until it lapses, also when the store lost it and was not reconciled yet.
     async fn deny_entries(&self, list: &AwsDeny, slot: &Slot, now: Timestamp) -> Result<(u64, Vec<RevokedSerial>)> {
         let (revision, mut revoked) = self.store.revoked(&RevocationList::Aws(list.clone()), now).await?;
+        // The policy is one for each role and kind of condition. What was revoked by a way into AWS of another name (it was renamed, or the
+        // role moved to it) stays denied by whoever writes the policy now.
+        for other in self.store.revocation_lists().await? {
+            if let RevocationList::Aws(other) = other
+                && other.aws != list.aws
+                && (other.by, &other.role_arn) == (list.by, &list.role_arn)
+            {
+                revoked.extend(self.store.revoked(&RevocationList::Aws(other), now).await?.1);
+            }
+        }
         let before = slot.served.borrow().published.clone();
         let named: HashSet<String> = revoked.iter().map(|entry| entry.serial.clone()).collect();
         let before = before.iter().flat_map(|published| &published.revoked);

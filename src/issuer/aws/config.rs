@@ -3,10 +3,10 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use aws_sdk_sts::config::SharedCredentialsProvider;
-use url::{Host, Url};
+use url::Url;
 
 use super::limits;
-use crate::model::{SignedDuration, name::AwsName};
+use crate::model::{SignedDuration, host::is_loopback, name::AwsName};
 
 /// How long one request for a credential, or one change of a policy, may take in all: waiting for a slot, for the identity's own
 /// credentials, and every call.
@@ -133,18 +133,12 @@ impl AwsConfig {
 /// Plain HTTP would show session keys to whoever sits between.
 fn endpoint_fault(endpoint: &str, allow_http: bool) -> Option<String> {
     let Ok(url) = Url::parse(endpoint) else { return Some(format!("endpoint {endpoint:?} is no URL")) };
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     match url.scheme() {
         _ if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() => {
             Some("endpoint must be a URL without user, query and fragment".to_owned())
         }
         "https" => None,
-        "http" if loopback || allow_http => None,
+        "http" if is_loopback(&url) || allow_http => None,
         "http" => Some(format!("endpoint {endpoint:?} would send session keys in the clear: take https, or say allow_http = true")),
         _ => Some(format!("endpoint {endpoint:?} must be https")),
     }

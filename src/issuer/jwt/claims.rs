@@ -58,6 +58,10 @@ pub const RESERVED: [&str; 20] = [
     "events",
 ];
 
+/// Where the names of claims begin by which AWS takes a session's tags, its source identity and its role ("Pass session tags in AWS STS", IAM
+/// user guide): a token that says them says what its holder may do there.
+pub const RESERVED_PREFIX: &str = "https://aws.amazon.com/";
+
 /// What `claims_supported` names besides what roles add.
 pub(super) const ALWAYS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
@@ -143,7 +147,9 @@ pub fn role_faults(max_ttl: SignedDuration, spec: &JwtRole) -> Vec<String> {
     }
     for (name, template) in &spec.claims {
         let legal = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED.contains(&name.as_str())
+            || name.get(..RESERVED_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
+        {
             faults.push(format!("claims: {name} is reserved: this service writes it, or relying parties decide by it"));
         } else if name.is_empty() || name.len() > MAX_CLAIM_NAME || !name.bytes().all(legal) {
             faults.push(format!("claims: {name:?} is not 1 to {MAX_CLAIM_NAME} printable ASCII characters without quotes and backslash"));

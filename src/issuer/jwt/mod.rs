@@ -18,7 +18,7 @@ mod schedule;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
-use url::{Host, Url};
+use url::Url;
 
 pub use documents::Document;
 pub use files::MAX_KEYS;
@@ -32,6 +32,7 @@ use crate::model::{
     Timestamp,
     credential::{Credential, JwtCredential},
     error::{Code, Error, Result},
+    host::is_loopback,
     lease::{Handle, Lease, LeaseId, LeaseState, Reach},
     request::Input,
     role::{JwtRole, Role, RoleSpec},
@@ -72,13 +73,7 @@ pub fn issuer_fault(issuer: &str) -> Option<String> {
         return refuse("is longer than 255 bytes");
     }
     let Ok(url) = Url::parse(issuer) else { return refuse("is no URL, such as https://id.example.org") };
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
         return refuse("is not https (plain http is for loopback)");
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {

@@ -15,7 +15,7 @@ use super::{
     file::{At, Reader, read_bounded},
     limits::Limits,
     oidc::OidcSection,
-    registry::RegistryServiceSection,
+    registry::RegistrySection,
     roles::{self, KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
@@ -65,7 +65,7 @@ pub(super) struct Draft {
     pub tenants: Vec<At<TenantSection>>,
     pub roles: Vec<RoleDraft>,
     pub aws: Vec<At<AwsSection>>,
-    pub registries: Vec<At<RegistryServiceSection>>,
+    pub registries: Vec<At<RegistrySection>>,
     pub oidc: Option<At<OidcSection>>,
 }
 

@@ -59,6 +59,7 @@ impl Reader {
                 self.fault(*line, format!("there are two roles of the name {}", value.name));
             }
         }
+        self.audiences_are_apart(&draft.roles, configured);
         catalog
     }
 

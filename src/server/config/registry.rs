@@ -22,7 +22,7 @@ const MAX_TEXT: usize = 255;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RegistryServiceSection {
+pub(super) struct RegistrySection {
     pub name: RegistryName,
     /// What image references call it: `host[:port]`.
     pub host: String,
@@ -42,7 +42,7 @@ fn default_rotate_every() -> SignedDuration {
 }
 
 impl Reader {
-    pub(super) fn registries(&mut self, sections: &[At<RegistryServiceSection>]) -> RegistryIssuer {
+    pub(super) fn registries(&mut self, sections: &[At<RegistrySection>]) -> RegistryIssuer {
         let mut registries: Vec<RegistryConfig> = Vec::new();
         for At { line, value } in sections {
             let name = &value.name;
@@ -69,7 +69,7 @@ impl Reader {
         RegistryIssuer::new(registries)
     }
 
-    fn token_ca(&mut self, line: usize, section: &RegistryServiceSection) -> Option<TokenCa> {
+    fn token_ca(&mut self, line: usize, section: &RegistrySection) -> Option<TokenCa> {
         let (certificate, key) = (self.read(line, &section.certificate), self.read(line, &section.key).map(Zeroizing::new));
         let (certificate, key) = (certificate?, key?);
         let key = FileKey::from_pem(&String::from_utf8_lossy(&key)).map_err(|fault| vec![fault]);
@@ -83,7 +83,7 @@ impl Reader {
     }
 }
 
-fn text_faults(section: &RegistryServiceSection) -> Vec<String> {
+fn text_faults(section: &RegistrySection) -> Vec<String> {
     let mut faults = Vec::new();
     if !is_host(&section.host) {
         faults.push(format!("host is {:?}; write it as image references do: host or host:port, without a scheme", section.host));

@@ -52,7 +52,7 @@ fn service_and_issuer(document: &DocumentMut) -> Option<(String, String)> {
 }
 
 fn registry_yml(dir: &Path, http: SocketAddr, service: &str, issuer: &str) -> String {
-    let file = |name: &str| quoted(&dir.join(name).display().to_string());
+    let file = |name: &str| yaml_text(&dir.join(name).display().to_string());
     format!(
         "# A throwaway registry that trusts the tokens of this Daypass: docker-registry serve registry.yml\n\
          version: 0.1\n\
@@ -62,14 +62,14 @@ fn registry_yml(dir: &Path, http: SocketAddr, service: &str, issuer: &str) -> St
          auth:\n  token:\n{realm}\n    service: {service}\n    issuer: {issuer}\n    rootcertbundle: {bundle}\n",
         data = file("registry-data"),
         realm = realm(http),
-        service = quoted(service),
-        issuer = quoted(issuer),
+        service = yaml_text(service),
+        issuer = yaml_text(issuer),
         bundle = file("pki/registry.pem"),
     )
 }
 
 fn realm(http: SocketAddr) -> String {
-    format!("    realm: {}", quoted(&format!("http://{http}/token")))
+    format!("    realm: {}", yaml_text(&format!("http://{http}/token")))
 }
 
 /// The same file with the address of our token endpoint as it is now.
@@ -79,7 +79,7 @@ fn with_realm(yml: &str, http: SocketAddr) -> String {
 }
 
 /// A text as a scalar of YAML: JSON's form of a string is one (YAML 1.2.2 section 1.1).
-fn quoted(text: &str) -> String {
+fn yaml_text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

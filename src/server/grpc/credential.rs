@@ -20,12 +20,12 @@ impl CredentialService for Edge {
                 Ok(request) => request,
                 Err(error) => return Err(vend.refused(&call, error).await),
             };
-            // With a request id the caller can still fetch what it missed; without one nobody ever can.
-            let fetchable = request.request_id.is_some();
+            // With a request id the caller can still fetch what it missed, where it can be made again; else nobody ever can.
+            let repeatable = request.request_id.is_some();
             let (work, closer) = (Arc::clone(vend), Arc::clone(vend));
             let issued = self
                 .unbroken(async move { work.issue(&call, request).await }, move |issued| {
-                    if !fetchable {
+                    if !(repeatable && issued.credential.can_be_made_again()) {
                         closer.abandon(&issued.lease);
                     }
                 })

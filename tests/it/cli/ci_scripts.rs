@@ -5,6 +5,7 @@ mod kinds;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -22,6 +23,9 @@ use crate::{
 const ISSUE: &str = "deploy/ci/github/action.yml";
 const REVOKE: &str = "deploy/ci/github/revoke/action.yml";
 const GITLAB: &str = "deploy/ci/gitlab/templates/daypass.yml";
+
+/// By which GitLab's runner names its directory beside a project's files.
+const GITLAB_TEMP: &str = "RUNNER_TEMP_PROJECT_DIR";
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -297,7 +301,7 @@ fn a_gitlab_job_has_a_certificate_while_its_script_runs_and_no_longer_when_it_fa
     let component = Component::read(&[("role", "web"), ("addr", &format!("127.0.0.1:{}", world.grpc)), ("ca", "VEND_CA"), ("ttl", "5m")]);
     for (id, shell) in [("1", ["sh", "-e"].as_slice()), ("2", &["bash", "-eo", "pipefail"])] {
         let token = world.job_token();
-        let job = [("CI_JOB_ID", id), ("DAYPASS_ID_TOKEN", token.as_str()), ("VEND_CA", ca.as_str()), ("TMPDIR", tmp.as_str())];
+        let job = [("CI_JOB_ID", id), ("DAYPASS_ID_TOKEN", token.as_str()), ("VEND_CA", ca.as_str()), (GITLAB_TEMP, tmp.as_str())];
         let script = format!("{}\ncat \"$DAYPASS_TLS_CERT\"\necho \"lease=$DAYPASS_LEASE_ID\"\nexit 7", component.before);
         let ran = component.run(shell, &script, &job);
         assert_eq!(ran.code, Some(7), "the job's own failure: {}", ran.all());
@@ -320,11 +324,44 @@ fn a_gitlab_job_that_is_refused_fails_before_its_script() {
     let (ca, tmp) = (world.file("ca.pem").display().to_string(), temp.path().display().to_string());
     let component = Component::read(&[("role", "vendor-client"), ("addr", &format!("127.0.0.1:{}", world.grpc)), ("ca", "VEND_CA")]);
     let token = world.job_token();
-    let job = [("CI_JOB_ID", "1"), ("DAYPASS_ID_TOKEN", token.as_str()), ("VEND_CA", ca.as_str()), ("TMPDIR", tmp.as_str())];
+    let job = [("CI_JOB_ID", "1"), ("DAYPASS_ID_TOKEN", token.as_str()), ("VEND_CA", ca.as_str()), (GITLAB_TEMP, tmp.as_str())];
     let ran = component.run(&["sh", "-e"], &format!("{}\necho the script runs", component.before), &job);
     assert!(ran.code == Some(5) && !ran.all().contains("the script runs"), "{}", ran.all());
     assert!(component.run(&["sh", "-e"], &component.after, &job).ok);
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_that_another_made_for_a_gitlab_job_is_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let tmp = temp.path().display().to_string();
+    let component = Component::read(&[("role", "web"), ("addr", "127.0.0.1:1")]);
+    let with_url =
+        Component::read(&[("role", "web"), ("addr", "127.0.0.1:1"), ("url", "https://127.0.0.1:1/d"), ("sha256", &"0".repeat(64))]);
+    let evil = format!("#!/bin/sh\necho run >>{tmp}/ran\n");
+    // Another's by its mode, another's by its owner, and one that an earlier job of the same user left.
+    for (job, mode, owner) in [("1", 0o755, None), ("2", 0o700, Some(65_534)), ("3", 0o700, None)] {
+        let dir = temp.path().join(format!("daypass-{job}"));
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        fs::write(dir.join("bin/daypass"), &evil).unwrap();
+        fs::set_permissions(dir.join("bin/daypass"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.join("env"), &evil).unwrap();
+        fs::write(dir.join("lease"), "--help").unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        if let Some(owner) = owner {
+            // Only root can give a directory away; anybody else tries the other two.
+            let _ = std::os::unix::fs::chown(&dir, Some(owner), None);
+        }
+        // In the place where a job's directory once was, too.
+        let job = [("CI_JOB_ID", job), (GITLAB_TEMP, tmp.as_str()), ("TMPDIR", tmp.as_str()), ("DAYPASS_ID_TOKEN", "a.b.c")];
+        let before = component.run(&["sh", "-e"], &component.before, &job);
+        assert!(!before.ok && before.all().contains("exists"), "{}", before.all());
+        for component in [&component, &with_url] {
+            let after = component.run(&["sh", "-e"], &component.after, &job);
+            assert!(after.ok && !after.all().contains("Usage"), "{}", after.all());
+            assert!(!temp.path().join("ran").exists(), "{}", after.all());
+        }
+    }
 }
 
 #[test]

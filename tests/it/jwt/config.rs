@@ -88,6 +88,8 @@ fn every_fault_is_told_at_load() {
         (subject, subject_is("{tenant"), "no other half"),
         (claims, "claims = { sub = \"x\" }".to_owned(), "claims: sub is reserved"),
         (claims, "claims = { azp = \"x\" }".to_owned(), "claims: azp is reserved"),
+        (claims, "claims = { \"https://aws.amazon.com/tags\" = \"x\" }".to_owned(), "https://aws.amazon.com/tags is reserved"),
+        (claims, "claims = { \"HTTPS://aws.amazon.com/source_identity\" = \"x\" }".to_owned(), "is reserved"),
         (claims, "claims = { \"a b\" = \"x\" }".to_owned(), "printable ASCII characters"),
         (claims, "claims = { a = \"\" }".to_owned(), "claims: a: it is empty"),
         (claims, "claims = { a = \"{claims.repository}{claims.ref}\" }".to_owned(), "no mark between them"),
@@ -99,6 +101,29 @@ fn every_fault_is_told_at_load() {
         let broken = format!("{before}{to}{after}");
         let faults = load(dir.path(), &broken).err().unwrap_or_else(|| panic!("{to} is taken"));
         assert!(faults.iter().any(|fault| fault.contains(says)), "{to}: {says} not in {faults:#?}");
+    }
+}
+
+#[test]
+fn no_token_of_a_role_can_pass_for_one_that_this_service_shows_to_aws() {
+    let dir = etc();
+    let text = sample().replace("[\"https://api.example.net\"]", "[\"https://api.example.net\", \"sts.amazonaws.com\"]");
+    load(dir.path(), &text).unwrap_or_else(|faults| panic!("without a way into AWS it is an audience as any other: {faults:?}"));
+    let arn = "arn:aws:iam::123456789012:role/daypass";
+    let way = |more: &str| format!("\n[[aws]]\nname = \"main\"\nregion = \"eu-central-1\"\n{more}\n");
+    let own = |audience: &str| way(&format!("identity.web_identity = {{ role_arn = {arn:?}, audience = {audience:?} }}"));
+    let role = |audience: &str| {
+        let more = format!("default_ttl = \"15m\"\nmax_ttl = \"1h\"\nrole_arn = {arn:?}\nmode = \"web_identity\"\naudience = {audience:?}");
+        format!("{}\n[[role]]\nname = \"deploy\"\nshared = true\nkind = \"aws\"\naws = \"main\"\nrevocation = \"none\"\n{more}\n", way(""))
+    };
+    for (same, other, by) in [
+        (own("sts.amazonaws.com"), own("https://aws.example.org"), "aws main"),
+        (role("sts.amazonaws.com"), role("https://aws.example.org"), "role deploy"),
+    ] {
+        let faults = load(dir.path(), &format!("{text}{same}")).err().unwrap_or_else(|| panic!("taken beside {by}"));
+        let says = format!("role federate: audiences: \"sts.amazonaws.com\" is how {by} reaches AWS");
+        assert!(faults.len() == 1 && faults[0].contains(&says), "{faults:#?}");
+        load(dir.path(), &format!("{text}{other}")).unwrap_or_else(|faults| panic!("{by}: {faults:#?}"));
     }
 }
 

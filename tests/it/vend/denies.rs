@@ -10,7 +10,7 @@ use daypass::{
     model::{
         SignedDuration, Timestamp,
         lease::{Handle, LeaseFilter, LeaseId, LeaseState},
-        revocation::{DenyBy, RevocationList, RevokedSerial},
+        revocation::{AwsDeny, DenyBy, RevocationList, RevokedSerial},
     },
     vend::{RevokeStep, SWEEP_BATCH},
 };
@@ -95,6 +95,18 @@ async fn a_server_that_writes_an_older_list_over_a_newer_one_mends_it_at_once() 
         tokio::task::yield_now().await;
     }
     assert_eq!(world.cloud.policy(TAG).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_into_aws_that_was_renamed_takes_no_denial_back() {
+    let world = World::new();
+    let now = world.vend.now();
+    let earlier = RevocationList::Aws(AwsDeny { aws: "renamed-since".parse().unwrap(), ..list(TAG) });
+    let entry = RevokedSerial { serial: "7".repeat(32), revoked_at: now, not_after: now + SignedDuration::from_hours(1) };
+    world.store.add_revoked(&earlier, &[entry]).await.unwrap();
+    let session = world.session(&operator(), "deploy", None).await.unwrap();
+    world.vend.revoke(&operator(), session.lease.id, "").await.unwrap();
+    assert_eq!(world.cloud.policy(TAG).len(), 2, "one policy at the role says what both lists say");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ use crate::{
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::server::config) struct AwsSection {
+pub(in crate::server::config) struct AwsRoleSection {
     pub aws: AwsName,
     pub role_arn: String,
     #[serde(default)]
@@ -76,7 +76,7 @@ impl Reader {
     pub(super) fn aws_role(
         &mut self,
         role: &At<RoleSection>,
-        section: &AwsSection,
+        section: &AwsRoleSection,
         catalog: &Catalog,
         configured: &Configured,
     ) -> Option<AwsRole> {
@@ -88,7 +88,7 @@ impl Reader {
         self.aws_spec(role, section, catalog)
     }
 
-    fn aws_spec(&mut self, role: &At<RoleSection>, section: &AwsSection, catalog: &Catalog) -> Option<AwsRole> {
+    fn aws_spec(&mut self, role: &At<RoleSection>, section: &AwsRoleSection, catalog: &Catalog) -> Option<AwsRole> {
         let before = self.faults.len();
         let mut text = |place, source: &str| self.aws_text(role, place, source, catalog);
         let source_identity = section.source_identity.as_ref().and_then(|source| text(Place::SessionName, source));
@@ -114,7 +114,7 @@ impl Reader {
         })
     }
 
-    fn aws_mode(&mut self, role: &At<RoleSection>, section: &AwsSection, catalog: &Catalog) -> Option<AwsMode> {
+    fn aws_mode(&mut self, role: &At<RoleSection>, section: &AwsRoleSection, catalog: &Catalog) -> Option<AwsMode> {
         let (line, name) = (role.line, &role.value.name);
         match (section.mode, &section.audience) {
             (ModeName::AssumeRole, None) if section.subject.is_none() => Some(AwsMode::AssumeRole),

@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::server::config) struct JwtSection {
+pub(in crate::server::config) struct JwtRoleSection {
     /// Whom a token may be for. A caller names one, unless there is only one.
     pub audiences: Vec<String>,
     /// The `sub`; a SPIFFE ID makes it a JWT-SVID.
@@ -35,7 +35,7 @@ impl Reader {
     pub(super) fn jwt_role(
         &mut self,
         role: &At<RoleSection>,
-        section: &JwtSection,
+        section: &JwtRoleSection,
         catalog: &Catalog,
         configured: &Configured,
     ) -> Option<JwtRole> {

@@ -18,12 +18,15 @@ use super::{
     file::{At, Reader},
     sections::RoleSection,
 };
-use crate::model::{
-    SignedDuration,
-    catalog::Catalog,
-    name::TenantName,
-    role::{Role, RoleOwner, RoleSpec},
-    template::Template,
+use crate::{
+    issuer::aws::AwsIdentity,
+    model::{
+        SignedDuration,
+        catalog::Catalog,
+        name::TenantName,
+        role::{Role, RoleOwner, RoleSpec},
+        template::Template,
+    },
 };
 
 /// The keys that a role of any kind may have; all others are the kind's.
@@ -40,11 +43,11 @@ pub(super) struct RoleDraft {
 
 /// What each kind adds.
 pub(super) enum KindSection {
-    X509(x509::X509Section),
-    Aws(aws::AwsSection),
-    Ecr(aws::AwsSection),
-    Registry(registry::RegistrySection),
-    Jwt(jwt::JwtSection),
+    X509(x509::X509RoleSection),
+    Aws(aws::AwsRoleSection),
+    Ecr(aws::AwsRoleSection),
+    Registry(registry::RegistryRoleSection),
+    Jwt(jwt::JwtRoleSection),
 }
 
 impl Reader {
@@ -140,6 +143,31 @@ impl Reader {
         (self.faults.len() == before).then_some(())?;
         let (default_ttl, max_ttl) = (section.default_ttl, section.max_ttl);
         Some(Role { name: name.clone(), owner, default_ttl, max_ttl, max_life, spec: spec? })
+    }
+
+    /// Notes every role of kind jwt that has an audience by which this service itself, or a role of AWS, shows JWTs to AWS. One key signs them
+    /// all, and there the `sub` alone tells them apart: a caller whose own token could say it would be let in, past session policy, tag and
+    /// record.
+    pub(super) fn audiences_are_apart(&mut self, drafts: &[RoleDraft], configured: &Configured) {
+        let ways = configured.aws.iter().filter_map(|way| match &way.identity {
+            AwsIdentity::WebIdentity { audience, .. } => Some((audience.as_str(), format!("aws {}", way.name))),
+            AwsIdentity::Ambient | AwsIdentity::CredentialsFile(_) | AwsIdentity::Given(_) => None,
+        });
+        let roles = drafts.iter().filter_map(|draft| match &draft.kind {
+            KindSection::Aws(own) | KindSection::Ecr(own) => Some((own.audience.as_deref()?, format!("role {}", draft.common.value.name))),
+            KindSection::X509(_) | KindSection::Registry(_) | KindSection::Jwt(_) => None,
+        });
+        let taken: Vec<(&str, String)> = ways.chain(roles).collect();
+        for draft in drafts {
+            let KindSection::Jwt(own) = &draft.kind else { continue };
+            for audience in &own.audiences {
+                let Some((_, by)) = taken.iter().find(|(other, _)| other == audience) else { continue };
+                let name = &draft.common.value.name;
+                let why =
+                    "AWS would take this role's tokens for its, where their sub fits; give the one or the other an audience of its own";
+                self.fault(draft.common.line, format!("role {name}: audiences: {audience:?} is how {by} reaches AWS; {why}"));
+            }
+        }
     }
 
     /// A template of a role, when it parses and reads only claims that some issuer has.

@@ -23,7 +23,7 @@ pub const MIN_TOKEN_TTL: SignedDuration = SignedDuration::from_mins(1);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::server::config) struct RegistrySection {
+pub(in crate::server::config) struct RegistryRoleSection {
     registry: RegistryName,
     repositories: Vec<String>,
     actions: Vec<RegistryAction>,
@@ -39,12 +39,12 @@ impl Reader {
     pub(super) fn registry_role(
         &mut self,
         role: &At<RoleSection>,
-        section: &RegistrySection,
+        section: &RegistryRoleSection,
         catalog: &Catalog,
         configured: &Configured,
     ) -> Option<RegistryRole> {
         let (line, name) = (role.line, &role.value.name);
-        let RegistrySection { registry, repositories, actions, token_ttl } = section;
+        let RegistryRoleSection { registry, repositories, actions, token_ttl } = section;
         // One whose CA is not whole is no known one, and has a fault of its own.
         if !configured.registries.names().any(|known| known == registry) {
             let hint = hint(registry.as_str(), configured.registries.names().map(RegistryName::as_str));

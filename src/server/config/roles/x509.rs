@@ -16,7 +16,7 @@ use crate::{
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::server::config) struct X509Section {
+pub(in crate::server::config) struct X509RoleSection {
     pub ca: CaName,
     #[serde(default)]
     pub common_name: Option<String>,
@@ -33,7 +33,7 @@ pub(in crate::server::config) struct X509Section {
 }
 
 impl Reader {
-    pub(super) fn x509_role(&mut self, role: &At<RoleSection>, section: &X509Section, catalog: &Catalog) -> Option<X509Role> {
+    pub(super) fn x509_role(&mut self, role: &At<RoleSection>, section: &X509RoleSection, catalog: &Catalog) -> Option<X509Role> {
         Some(X509Role {
             ca: section.ca.clone(),
             common_name: section.common_name.as_ref().and_then(|source| self.template(role, source, catalog)),

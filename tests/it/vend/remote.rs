@@ -306,8 +306,6 @@ async fn a_revoke_that_cuts_other_leases_says_so_and_a_failed_call_cuts_none() {
     world.faults.plan("mint", 0, When::After);
     world.session(&operator(), "batch", None).await.err().expect("no answer came");
     world.faults.heal();
-    world.session(&operator(), "batch", Some("again")).await.unwrap();
-    world.session(&operator(), "batch", Some("again")).await.unwrap();
     world.settle().await;
     let session = world.cloud.sessions().remove(0);
     assert!(!world.cloud.denies(&session, world.vend.now()), "a session of nobody is no reason to cut others");
@@ -318,6 +316,25 @@ async fn a_revoke_that_cuts_other_leases_says_so_and_a_failed_call_cuts_none() {
     assert!(world.cloud.sessions().iter().all(|session| world.cloud.denies(session, world.vend.now())));
     let told = world.events().into_iter().rev().find(|event| event.lease_id == Some(kept.lease.id)).unwrap();
     assert!(told.detail.iter().any(|line| line.contains("every session of arn:aws:iam::")), "{told:?}");
+}
+
+/// Else its lease would be on record as ended while it lives, count against no cap, and be past every revocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_cannot_be_ended_alone_keeps_its_lease_whatever_is_retried() {
+    for role in ["batch", "fixed"] {
+        let world = World::new();
+        let held = world.session(&operator(), role, Some("again")).await.unwrap();
+        world.faults.plan_forever("mint", When::Before);
+        let refused = world.session(&operator(), role, Some("again")).await.err().expect("nobody can make it again");
+        assert_eq!(refused.code(), Code::RequestIdReused, "{role}: {refused}");
+        assert_eq!(world.stored(held.lease.id).await.unwrap(), held.lease, "{role}");
+        world.faults.heal();
+        assert_eq!(world.cloud.sessions().len(), 1, "{role}");
+        let revoked = world.vend.revoke(&operator(), held.lease.id, "").await.unwrap();
+        let denied = world.cloud.denies(&world.cloud.sessions()[0], world.vend.now());
+        assert_eq!((revoked.state, denied), (LeaseState::Revoked, role == "batch"));
+        world.session(&operator(), role, Some("again")).await.expect("its lease has ended");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

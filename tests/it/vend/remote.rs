@@ -9,6 +9,7 @@ use daypass::{
         error::Code,
         lease::{LeaseId, LeaseState, Reach},
         revocation::DenyBy,
+        role::RoleSpec,
     },
     vend::{Issued, REMOTE_TIMEOUT},
 };
@@ -281,6 +282,22 @@ async fn a_renewal_is_on_record_before_the_remote_system_is_asked() {
     assert_eq!((extended.version, lease), (3, &renewed.lease));
     assert!(extended.expires_at >= renewed.lease.expires_at && renewed.lease.expires_at > issued.lease.expires_at);
     assert_eq!(renewed.lease.generation, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_not_renewed_into_another_kind() {
+    let world = World::new();
+    let issued = world.session(&operator(), "deploy", None).await.unwrap();
+    world.reload(|catalog| {
+        let mut role = catalog.roles[&issued.lease.role].as_ref().clone();
+        let RoleSpec::Aws(spec) = role.spec else { panic!("another kind") };
+        role.spec = RoleSpec::Ecr(spec);
+        catalog.roles.insert(role.name.clone(), role.into());
+    });
+    world.clock.forward(SignedDuration::from_mins(10));
+    let refused = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.err().expect("it was no ECR login");
+    assert_eq!(refused.code(), Code::NotRenewable, "{refused}");
+    assert_eq!((world.stored(issued.lease.id).await.unwrap(), world.cloud.sessions().len()), (issued.lease, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

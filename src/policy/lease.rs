@@ -50,7 +50,8 @@ impl PolicyBook {
     ///
     /// # Errors
     /// In this order: `LeaseNotFound` unless the lease is the caller's own, `TenantEnded`, `LeaseState` unless it is active
-    /// and not past its expiry, `RoleNotFound` when its role is gone, `InvalidRequest` for the `ttl`, `NotRenewable`, `Denied`.
+    /// and not past its expiry, `RoleNotFound` when its role is gone, `NotRenewable` when that has another kind since, `InvalidRequest` for
+    /// the `ttl`, `NotRenewable`, `Denied`.
     pub fn decide_renew(
         &self,
         identity: &Arc<Identity>,
@@ -67,6 +68,7 @@ impl PolicyBook {
         self.renewable_state(lease, now)?;
         let gone = || self.refuse(Error::new(Code::RoleNotFound, format!("the role {:?} is no longer there for you", lease.role.as_str())));
         let role = self.role_of(&caller, &lease.role).ok_or_else(gone)?;
+        self.same_kind(lease, role)?;
         let ttl = self.ttl(role, ttl)?;
         let ceiling = self.ceiling(&caller, lease, role, now)?;
         let ask = Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), peer_address, now };
@@ -130,6 +132,15 @@ impl PolicyBook {
         }
         let message = format!("the lease is {}; only an active one can be renewed: issue a new one", state.as_str());
         Err(self.refuse(Error::new(Code::LeaseState, message)))
+    }
+
+    /// A role may have another kind since: what is on record of the lease would not be what the caller holds.
+    fn same_kind(&self, lease: &Lease, role: &Role) -> Result<(), Refused> {
+        if lease.kind == role.kind() {
+            return Ok(());
+        }
+        let message = "the role gives another kind of credential since this lease was issued; issue a new one";
+        Err(self.refuse(Error::new(Code::NotRenewable, message)))
     }
 
     /// The latest that a renewal may reach, in whole seconds; at least the lease's present expiry.

@@ -15,7 +15,7 @@ use crate::{
         error::{Code, Error, Result},
         event::{Actor, Event, Outcome},
         lease::{Handle, Lease, LeaseId, LeaseState},
-        role::RoleSpec,
+        role::{RoleOwner, RoleSpec},
         secret::Secret,
     },
 };
@@ -97,9 +97,9 @@ pub fn username_in(secret: &Secret) -> String {
 /// The lease as it may be used and the longest life of a token of its role, or what is wrong with it.
 fn usable(lease: Lease, rules: &Rules, now: Timestamp) -> Result<(Lease, SignedDuration), &'static str> {
     let catalog = rules.book.catalog();
-    if !matches!(lease.handle, Handle::Registry { .. }) {
+    let Handle::Registry { registry, .. } = &lease.handle else {
         return Err("the lease is of another kind");
-    }
+    };
     if lease.state != LeaseState::Active || lease.expires_at <= now {
         return Err("the lease is not active");
     }
@@ -107,6 +107,14 @@ fn usable(lease: Lease, rules: &Rules, now: Timestamp) -> Result<(Lease, SignedD
     let RoleSpec::Registry(spec) = &role.spec else {
         return Err("the lease's role is of another kind since");
     };
+    if spec.registry != *registry {
+        return Err("the lease's role is for another registry since");
+    }
+    if let RoleOwner::Tenant(owner) = &role.owner
+        && *owner != lease.tenant
+    {
+        return Err("the lease's role is another tenant's since");
+    }
     let tenant = catalog.tenants.get(&lease.tenant).ok_or("the lease's tenant is gone")?;
     let ends_at = tenant.ends_at.unwrap_or(Timestamp::MAX);
     if ends_at <= now {

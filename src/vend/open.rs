@@ -49,11 +49,16 @@ pub struct Open {
 }
 
 impl Open {
-    /// Remembers a lease to be closed, and rings when it is a new one.
+    /// Remembers a lease to be closed, and rings when it is a new one. Of two reasons the stronger one stays: a revocation holds whoever
+    /// takes the lease over.
     pub(super) fn add(&self, id: LeaseId, why: Why) {
         let mut waiting = self.waiting();
         let full = waiting.len() >= MAX_OPEN && !waiting.contains_key(&id);
-        let new = !full && waiting.insert(id, why).is_none();
+        let before = waiting.get(&id).copied();
+        let new = !full && before.is_none();
+        if !full && before != Some(Why::Revoked) {
+            waiting.insert(id, why);
+        }
         drop(waiting);
         if full {
             tracing::error!(lease = %id, ?why, "too many leases wait to be closed; this one runs to its expiry");
@@ -121,6 +126,8 @@ mod tests {
         let (first, _) = open.take(1)[0];
         open.add(first, Why::Revoked);
         assert_eq!(open.take(1), [(first, Why::Revoked)], "what is listed already is never turned away");
+        open.add(first, Why::NeverHandedOut { version: 1 });
+        assert_eq!(open.take(1), [(first, Why::Revoked)], "a revocation holds, whatever fails after it");
         open.closed(&[first]);
         assert!(!open.holds(first));
     }

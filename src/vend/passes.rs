@@ -136,20 +136,20 @@ impl Vend {
     }
 
     /// Gives back to the store what it lost: leases and revocations, from their newest snapshots in the audit log. Answers how many
-    /// leases were written.
+    /// leases were written. A list has an entry back for as long as it says that it needs it, which may be past its lease's expiry.
     pub async fn reconcile(&self, snapshots: Vec<Lease>) -> Result<usize> {
         let now = self.clock.now();
+        let revoked = snapshots.iter().filter(|lease| matches!(lease.state, LeaseState::Revoking | LeaseState::Revoked));
+        let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
+        for (list, entries) in revoked.filter_map(Lease::revocation) {
+            lists.entry(list).or_default().extend(entries.into_iter().filter(|entry| entry.not_after > now));
+        }
         let alive: Vec<Lease> = snapshots.into_iter().filter(|lease| lease.expires_at > now).collect();
         let mut restored = 0;
         for batch in alive.chunks(crate::store::MAX_BATCH) {
             restored += self.store.restore(batch).await?;
         }
-        let revoked = alive.iter().filter(|lease| matches!(lease.state, LeaseState::Revoking | LeaseState::Revoked));
-        let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
-        for (list, entries) in revoked.filter_map(Lease::revocation) {
-            lists.entry(list).or_default().extend(entries);
-        }
-        for (list, entries) in &lists {
+        for (list, entries) in lists.iter().filter(|(_, entries)| !entries.is_empty()) {
             self.store.add_revoked(list, entries).await?;
         }
         if restored > 0 {

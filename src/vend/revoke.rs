@@ -91,7 +91,7 @@ impl Manner {
     /// Whether it must not cut sessions of other leases: nobody asked for that, and nobody holds what it would be for. Else a system that
     /// is slow for a minute would end every session of a role.
     fn spares(self) -> bool {
-        matches!(self, Self::Replaced | Self::Unheld)
+        self == Self::Unheld
     }
 }
 

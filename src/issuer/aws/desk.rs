@@ -43,10 +43,18 @@ pub(super) async fn publish(
         true => delete(connection, list, deadline).await?,
         false => put(connection, list, deny::document(&statements).to_string(), deadline).await?,
     }
-    noted(list, &stated)
+    if stated.by_time > 0 {
+        tracing::warn!(
+            role_arn = list.role_arn,
+            leases = stated.by_time,
+            "the list of revoked sessions is full: its oldest leases are denied by time of issue, and with them every session of the role that is as old"
+        );
+    }
+    complete(list, &stated)
 }
 
-/// Whether the policy says what the list says.
+/// Whether the policy says what the list says. As [`publish`] it fails where there is room for a part of the list only: a policy that says
+/// no more than that part does not deny the rest, whoever wrote it.
 pub(super) async fn agrees(
     connection: &Connection,
     list: &AwsDeny,
@@ -58,24 +66,25 @@ pub(super) async fn agrees(
     let deadline = connection.deadline();
     let _slot = connection.slot(deadline, "iam:GetRolePolicy").await?;
     same_account(connection, list, deadline).await?;
-    let Some(there) = read(connection, list, deadline).await? else { return Ok(stated.statements.is_empty()) };
-    let (ours, foreign) = deny::parted(&there);
-    // A policy of our own name is ours as a whole; one that is there must say something.
-    let clean = list.by == DenyBy::IssueTime || (foreign.is_empty() && !ours.is_empty());
-    Ok(clean && deny::mean_the_same(&ours, &stated.statements))
+    let agrees = match read(connection, list, deadline).await? {
+        None => stated.statements.is_empty(),
+        Some(there) => {
+            let (ours, foreign) = deny::parted(&there);
+            // A policy of our own name is ours as a whole; one that is there must say something.
+            let clean = list.by == DenyBy::IssueTime || (foreign.is_empty() && !ours.is_empty());
+            clean && deny::mean_the_same(&ours, &stated.statements)
+        }
+    };
+    if agrees {
+        complete(list, &stated)?;
+    }
+    Ok(agrees)
 }
 
-/// Says what could not be done as it should.
-fn noted(list: &AwsDeny, stated: &Stated) -> Result<()> {
-    let Stated { by_time, left_out, .. } = stated;
-    if *by_time > 0 {
-        tracing::warn!(
-            role_arn = list.role_arn,
-            leases = by_time,
-            "the list of revoked sessions is full: its oldest leases are denied by time of issue, and with them every session of the role that is as old"
-        );
-    }
-    if *left_out == 0 {
+/// Fails when the statements leave leases out.
+fn complete(list: &AwsDeny, stated: &Stated) -> Result<()> {
+    let left_out = stated.left_out;
+    if left_out == 0 {
         return Ok(());
     }
     Err(Error::new(

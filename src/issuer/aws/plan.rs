@@ -94,6 +94,11 @@ impl SessionPlan {
         self.ends_at.checked_add(CALL_MARGIN).unwrap_or(Timestamp::MAX)
     }
 
+    /// When it ends at the earliest: it is asked for after it was planned.
+    pub fn ends_at_least(&self) -> Timestamp {
+        self.ends_at.checked_sub(CALL_MARGIN).unwrap_or(Timestamp::MIN)
+    }
+
     /// What finds it again.
     pub fn handle(&self, key_id: Option<String>) -> Handle {
         Handle::Aws { deny: self.deny.clone(), role_arn: self.role_arn.clone(), session: self.session_name.clone(), key_id }

@@ -119,12 +119,13 @@ fn once() -> aws_sdk_sts::config::Builder {
     Config::builder().retry_config(RetryConfig::disabled())
 }
 
-/// What STS answered, when it is a session that ends in time.
+/// What STS answered, when it is a session that ends when it should. One that seems to end early lives by a clock that is behind ours: its
+/// denial would lapse, by our clock, before the session does.
 fn session_of(made: Option<Credentials>, plan: &SessionPlan, now: Timestamp) -> Result<Session, Failed> {
     let unusable = |text: String| Failed { error: Error::new(Code::IssuerUnavailable, text), name: None, maybe_made: true, passing: false };
     let made = made.ok_or_else(|| unusable("AWS' answer holds no credentials; try again later".to_owned()))?;
     let expires_at = Timestamp::from_second(made.expiration.secs()).unwrap_or(Timestamp::MIN);
-    if expires_at > plan.ends_by() || expires_at <= now {
+    if expires_at > plan.ends_by() || expires_at < plan.ends_at_least() || expires_at <= now {
         let text = format!(
             "AWS' session ends at {expires_at}, which does not fit what was asked for: the clocks of AWS and of this service differ"
         );

@@ -7,7 +7,7 @@ use crate::{
         Timestamp,
         error::{Code, Error, Result},
         event::Event,
-        lease::{Change, Lease, LeaseState},
+        lease::{Change, Lease, LeaseState, Reach},
         name::RoleName,
     },
     store::Swap,
@@ -30,6 +30,7 @@ impl Vend {
         }
         let again = granted.issuer().remint(&Order { lease: lease.id, ..*order }, &lease).await?;
         let Again::Same(credential) = again else {
+            replaceable(&lease)?;
             self.replace(granted, lease).await?;
             return Ok(None);
         };
@@ -85,6 +86,18 @@ fn same_request(lease: &Lease, role: &RoleName, now: Timestamp) -> Result<()> {
         LeaseState::Active if lease.expires_at > now => Ok(()),
         LeaseState::Pending => Err(Error::new(Code::Unavailable, "the first request with this id is still in work; try again")),
         _ => Err(being_closed()),
+    }
+}
+
+/// A session that goes on whatever becomes of its lease keeps its lease: else it would be on record as ended, count against no cap, and no
+/// revocation could cut it any more.
+fn replaceable(lease: &Lease) -> Result<()> {
+    match lease.reach {
+        Reach::Crl | Reach::Lease => Ok(()),
+        Reach::RoleSessions | Reach::Expiry => Err(Error::new(
+            Code::RequestIdReused,
+            "this request was answered before, and nobody can make or end that credential alone; use a new request id",
+        )),
     }
 }
 

@@ -1,11 +1,15 @@
 //! What a revocation does to sessions that are out, at MiniStack.
 
+use std::sync::Arc;
+
 use daypass::{
     issuer::{DenyDesk, aws::AwsConfig},
     model::{
         SignedDuration, Timestamp,
+        credential::CredentialKind,
         error::Code,
-        lease::{Handle, LeaseId},
+        identity::Subject,
+        lease::{Handle, Lease, LeaseId, LeaseState, Reach},
         revocation::{AwsDeny, RevokedSerial},
         role::{AwsOverflow, AwsRevocation, AwsRole, RoleSpec},
     },
@@ -16,9 +20,12 @@ use super::{
     sessions::World,
     world::{deploy, grant, issuer, keys, lease, mint, now, session, way},
 };
-use crate::support::parts::{
-    boto::Keys,
-    ministack::{allow, deny_all, policy},
+use crate::{
+    support::parts::{
+        boto::Keys,
+        ministack::{allow, deny_all, policy},
+    },
+    vend::{cloud::Cloud, faulty::Faults, world as vend},
 };
 
 pub fn revoked(lease: LeaseId, at: Timestamp) -> RevokedSerial {
@@ -137,6 +144,11 @@ async fn a_full_list_says_so_or_denies_by_time() {
     assert!(full.code() == Code::IssuerUnavailable && full.public().contains("is full"), "{full}");
     assert_eq!(verdicts(), ("done".to_owned(), "done".to_owned()), "the newest one waits");
     assert!(world.aws.inline_policies("deploy")["DaypassRevokedSessionTags"].to_string().len() <= 512);
+    // Also to who did not write it: what is there is all that fits, and not the list.
+    let other = issuer(small(), &role, None);
+    let full = other.agrees(&list, &entries, now).await.expect_err("it lacks one");
+    assert!(full.code() == Code::IssuerUnavailable && full.public().contains("is full"), "{full}");
+    assert!(!other.agrees(&list, &entries[25..], now).await.unwrap(), "there is room, and it says something else");
     desk.publish(&list, &entries[25..], now).await.expect("others have lapsed");
     assert_eq!(verdicts(), ("AccessDenied".to_owned(), "done".to_owned()));
 
@@ -147,6 +159,51 @@ async fn a_full_list_says_so_or_denies_by_time() {
     let there = world.aws.inline_policies("deploy")["DaypassRevokedSessionTags"].to_string();
     assert!(there.len() <= 512 && there.contains("aws:TokenIssueTime"), "{there}");
     assert!(desk.agrees(&list, &entries, now).await.unwrap());
+}
+
+/// What another server, or this one after a restart, makes of a list that was too long for the one that wrote it: no revocation ends on
+/// record while its session lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_found_no_room_stays_open_at_every_server() {
+    let Two { world: aws, role, list, one, .. } = two(AwsRevocation::SessionTag).await;
+    let way = AwsConfig { deny_size: 512, ..way(aws.aws.url(), &aws.service) };
+    let faults = Faults::default();
+    let mut world = vend::World::over(Arc::new(issuer(way, &role, None)), Cloud::new(faults.clone()), faults);
+    world.only_passes().await;
+    world.clock.forward(now().duration_since(world.vend.now()));
+    let revoking = |id, revoked_at: Timestamp| Lease {
+        id,
+        version: 1,
+        role: "deploy".parse().unwrap(),
+        kind: CredentialKind::Aws,
+        tenant: "ops".parse().unwrap(),
+        subject: Subject::try_from("spiffe://dev/operator".to_owned()).unwrap(),
+        state: LeaseState::Revoking,
+        issued_at: revoked_at,
+        expires_at: revoked_at + SignedDuration::from_mins(20),
+        renew_until: revoked_at + SignedDuration::from_mins(20),
+        generation: 1,
+        reach: Reach::Lease,
+        live_until: revoked_at + SignedDuration::from_mins(20),
+        revoked_at: Some(revoked_at),
+        handle: Handle::Aws { deny: Some(list.clone()), role_arn: role.role_arn.clone(), session: "ci".to_owned(), key_id: None },
+    };
+    let before = world.vend.now() - SignedDuration::from_mins(5);
+    let mut leases: Vec<Lease> = (0..30).map(|_| revoking(lease(), before)).collect();
+    leases.push(revoking(one.0, before + SignedDuration::from_secs(1)));
+    world.store.restore(&leases).await.unwrap();
+    let other = world.another();
+    for _ in 0..2 {
+        for server in [&world.vend, &other.vend] {
+            // Nobody waits here: a sweep asks, the pass that it rings compares, writes, compares again.
+            let _open = server.sweep().await;
+            let full = server.publish_deny(&list, server.now()).await.expect_err("there is no room");
+            assert!(full.public().contains("is full"), "{full}");
+            let _open = server.sweep().await;
+            assert_eq!(aws.read(&one.1, "a/x"), "done", "nothing denies it");
+            assert_eq!(world.stored(one.0).await.unwrap().state, LeaseState::Revoking, "and nothing says otherwise");
+        }
+    }
 }
 
 #[tokio::test]

@@ -137,7 +137,8 @@ async fn a_queue_is_waited_in_for_a_while_only() {
 #[tokio::test]
 async fn a_session_must_end_when_it_should() {
     let over = CALL_MARGIN.as_secs() + 5;
-    for longer in [over, 7 * 3600, -3600] {
+    // A session that seems to end early lives on by AWS' clock when its denial has lapsed by ours.
+    for longer in [over, 7 * 3600, -3600, -over] {
         let (code, maybe, _, text) = verdict(&[Does::Session(longer)]).await;
         assert_eq!((code, maybe), (Code::IssuerUnavailable, true), "{longer}");
         assert!(text.contains("clocks"), "{text}");

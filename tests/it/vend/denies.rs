@@ -163,6 +163,21 @@ async fn a_restarted_server_finds_the_lists_that_the_store_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_denial_comes_back_for_as_long_as_its_session_may_live_by_another_clock() {
+    let world = World::new();
+    let issued = world.session(&operator(), "deploy", None).await.unwrap();
+    let revoked = world.vend.revoke(&operator(), issued.lease.id, "").await.unwrap();
+    for (past_expiry, entries) in [(30, 1), (61, 0)] {
+        let after = World::new();
+        let past = revoked.expires_at + SignedDuration::from_secs(past_expiry);
+        after.clock.forward(past.duration_since(after.vend.now()));
+        assert_eq!(after.vend.reconcile(vec![revoked.clone()]).await.unwrap(), 0, "the lease itself is over");
+        let (_, list) = after.store.revoked(&RevocationList::Aws(list(TAG)), after.vend.now()).await.unwrap();
+        assert_eq!(list.len(), entries, "{past_expiry} s past its expiry");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_store_takes_no_denial_back_and_is_given_its_list_again() {
     let world = World::new();
     let issued = world.session(&operator(), "deploy", None).await.unwrap();

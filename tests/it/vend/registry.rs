@@ -11,6 +11,7 @@ use daypass::{
         event::Outcome,
         lease::{Lease, LeaseState, REGISTRY_LEEWAY, Reach},
         request::IssueRequest,
+        role::{Role, RoleOwner, RoleSpec},
         secret::Secret,
     },
     vend::{EXCHANGE_REFUSED, Exchanged, Issued, Origin},
@@ -112,6 +113,32 @@ async fn every_refusal_is_the_same_and_goes_on_record_under_no_tenant() {
     world.clock.forward(SignedDuration::from_mins(31));
     let expired = world.exchange(&name, &secret).await.err().unwrap();
     assert_eq!((expired.code(), expired.public()), (Code::Unauthenticated, EXCHANGE_REFUSED));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_became_somebody_elses_serves_its_old_leases_no_more() {
+    let world = World::new();
+    let issued = world.push(None).await;
+    let changed = |change: fn(&mut Role)| {
+        world.reload(|catalog| {
+            let mut role = catalog.roles[&issued.lease.role].as_ref().clone();
+            change(&mut role);
+            catalog.roles.insert(role.name.clone(), role.into());
+        });
+    };
+    changed(|role| role.owner = RoleOwner::Tenant("ops".parse().unwrap()));
+    world.exchange_of(&issued).await.expect("it is of its own tenant");
+    changed(|role| role.owner = RoleOwner::Tenant("jobs".parse().unwrap()));
+    let refused = world.exchange_of(&issued).await.err().expect("the role is another tenant's");
+    assert_eq!((refused.code(), refused.public()), (Code::Unauthenticated, EXCHANGE_REFUSED));
+    changed(|role| {
+        let RoleSpec::Registry(spec) = &mut role.spec else { panic!("another kind") };
+        spec.registry = "other".parse().unwrap();
+    });
+    let refused = world.exchange_of(&issued).await.err().expect("the role is for another registry");
+    assert_eq!((refused.code(), refused.public()), (Code::Unauthenticated, EXCHANGE_REFUSED));
+    changed(|_| {});
+    world.exchange_of(&issued).await.expect("as it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use daypass::{
         error::Code,
         lease::{LeaseId, LeaseState, Reach},
         revocation::DenyBy,
+        role::RoleSpec,
     },
     vend::{Issued, REMOTE_TIMEOUT},
 };
@@ -284,6 +285,22 @@ async fn a_renewal_is_on_record_before_the_remote_system_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_not_renewed_into_another_kind() {
+    let world = World::new();
+    let issued = world.session(&operator(), "deploy", None).await.unwrap();
+    world.reload(|catalog| {
+        let mut role = catalog.roles[&issued.lease.role].as_ref().clone();
+        let RoleSpec::Aws(spec) = role.spec else { panic!("another kind") };
+        role.spec = RoleSpec::Ecr(spec);
+        catalog.roles.insert(role.name.clone(), role.into());
+    });
+    world.clock.forward(SignedDuration::from_mins(10));
+    let refused = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.err().expect("it was no ECR login");
+    assert_eq!(refused.code(), Code::NotRenewable, "{refused}");
+    assert_eq!((world.stored(issued.lease.id).await.unwrap(), world.cloud.sessions().len()), (issued.lease, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revoke_denies_one_session_and_says_when_that_holds() {
     let world = World::new();
     let (gone, kept) =
@@ -306,8 +323,6 @@ async fn a_revoke_that_cuts_other_leases_says_so_and_a_failed_call_cuts_none() {
     world.faults.plan("mint", 0, When::After);
     world.session(&operator(), "batch", None).await.err().expect("no answer came");
     world.faults.heal();
-    world.session(&operator(), "batch", Some("again")).await.unwrap();
-    world.session(&operator(), "batch", Some("again")).await.unwrap();
     world.settle().await;
     let session = world.cloud.sessions().remove(0);
     assert!(!world.cloud.denies(&session, world.vend.now()), "a session of nobody is no reason to cut others");
@@ -318,6 +333,25 @@ async fn a_revoke_that_cuts_other_leases_says_so_and_a_failed_call_cuts_none() {
     assert!(world.cloud.sessions().iter().all(|session| world.cloud.denies(session, world.vend.now())));
     let told = world.events().into_iter().rev().find(|event| event.lease_id == Some(kept.lease.id)).unwrap();
     assert!(told.detail.iter().any(|line| line.contains("every session of arn:aws:iam::")), "{told:?}");
+}
+
+/// Else its lease would be on record as ended while it lives, count against no cap, and be past every revocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_cannot_be_ended_alone_keeps_its_lease_whatever_is_retried() {
+    for role in ["batch", "fixed"] {
+        let world = World::new();
+        let held = world.session(&operator(), role, Some("again")).await.unwrap();
+        world.faults.plan_forever("mint", When::Before);
+        let refused = world.session(&operator(), role, Some("again")).await.err().expect("nobody can make it again");
+        assert_eq!(refused.code(), Code::RequestIdReused, "{role}: {refused}");
+        assert_eq!(world.stored(held.lease.id).await.unwrap(), held.lease, "{role}");
+        world.faults.heal();
+        assert_eq!(world.cloud.sessions().len(), 1, "{role}");
+        let revoked = world.vend.revoke(&operator(), held.lease.id, "").await.unwrap();
+        let denied = world.cloud.denies(&world.cloud.sessions()[0], world.vend.now());
+        assert_eq!((revoked.state, denied), (LeaseState::Revoked, role == "batch"));
+        world.session(&operator(), role, Some("again")).await.expect("its lease has ended");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use daypass::{
     audit::{AuditLog, AuditOptions, DiskLog, read},
     clock::Clock,
     issuer::{
-        Issuers,
+        Issuers, RemoteIssuer,
         jwt::{JwtConfig, JwtIssuer, KeyRing, KeyRingOptions},
         registry::{RegistryConfig, RegistryIssuer},
         x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, TokenCa, X509Issuer, bootstrap},
@@ -98,15 +98,20 @@ pub struct Server {
 
 impl World {
     pub fn new() -> Self {
+        let faults = Faults::default();
+        let cloud = Cloud::new(faults.clone());
+        Self::over(cloud.clone(), cloud, faults)
+    }
+
+    /// With a remote system of the caller's own.
+    pub fn over(aws: Arc<dyn RemoteIssuer>, cloud: Arc<Cloud>, faults: Faults) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let start: Timestamp = "2027-01-15T08:00:00Z".parse().unwrap();
         let clock = Arc::new(ManualClock(Mutex::new(start)));
         let store: Arc<dyn LeaseStore> =
             Arc::new(EmbeddedStore::open(&dir.path().join("leases.db"), SignedDuration::from_hours(1)).unwrap());
         let log = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join("audit"))).unwrap());
-        let faults = Faults::default();
-        let cloud = Cloud::new(faults.clone());
-        let issuers = Issuers { aws: cloud.clone(), ..issuers(dir.path(), start) };
+        let issuers = Issuers { aws, ..issuers(dir.path(), start) };
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
         let (log, ca): (Arc<dyn AuditLog>, CaName) = (log, "main".parse().unwrap());
@@ -137,6 +142,14 @@ impl World {
         let mut publishers = tokio::task::JoinSet::new();
         publishers.spawn(deny_when_asked(vend.clone(), list(DenyBy::SessionTag)));
         Server { vend, _publishers: publishers }
+    }
+
+    /// A reload with another catalog.
+    pub fn reload(&self, change: impl FnOnce(&mut Catalog)) {
+        let mut catalog = catalog();
+        change(&mut catalog);
+        let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog), "test").unwrap();
+        self.vend.replace_rules(Rules { book, issuers: self.issuers.clone() });
     }
 
     fn publish(&mut self) {

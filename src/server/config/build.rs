@@ -152,6 +152,7 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
+        self.own_tokens(draft.oidc.as_ref(), &issuers, &draft.issuers, &mut warnings);
         let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
         let trusted = trust_domains.iter().map(|(domain, _)| (&domain.name, domain.ca_pem.as_slice())).collect();
         let registries = self.registries(&draft.registries, &CallersCas { own: &cas, trusted });

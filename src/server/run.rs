@@ -12,6 +12,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    addresses::Addresses,
     callers::Callers,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
@@ -104,9 +105,10 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         Edges { public, tokens: Some(tokens) },
     );
     let mut web = JoinSet::new();
-    web.spawn(http::serve(http_listener, None, open, stopped(shutdown.clone())));
+    let addresses = || Addresses::new(config.limits.http_connections_per_address, config.limits.handshakes_per_address);
+    web.spawn(http::serve(http_listener, None, open, addresses(), stopped(shutdown.clone())));
     if let Some(listener) = https_listener {
-        web.spawn(http::serve(listener, Some(edge.clone()), closed, stopped(shutdown.clone())));
+        web.spawn(http::serve(listener, Some(edge.clone()), closed, addresses(), stopped(shutdown.clone())));
     }
     let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
     let in_flight = TaskTracker::new();

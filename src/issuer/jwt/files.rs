@@ -4,7 +4,7 @@
 //! a file has found that no token lives under its key, and so would every other.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -48,6 +48,7 @@ pub(super) fn list(dir: &Path) -> Result<Vec<Found>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(at(dir, &error)),
     };
+    directory_is_ours(dir)?;
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| at(dir, &error))?.path();
@@ -58,9 +59,6 @@ pub(super) fn list(dir: &Path) -> Result<Vec<Found>, String> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(at(&path, &error)),
         };
-        if meta.mode() & 0o007 != 0 {
-            return Err(format!("{}: everybody on this machine may touch it; chmod 600 it, and rotate the key", path.display()));
-        }
         found.push(Found { sequence, path, stamp: (meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len()) });
     }
     if found.len() > MAX_KEYS {
@@ -77,6 +75,11 @@ pub(super) fn read(path: &Path) -> Result<Option<(Times, SigningKey)>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(path, &error)),
     };
+    // Of the file that is open: what has its name may be another one by now.
+    let meta = file.metadata().map_err(|error| at(path, &error))?;
+    if let Some(fault) = key_file_fault(&meta, us()) {
+        return Err(format!("{}: {fault}", path.display()));
+    }
     // Room for all of it, so that no copy is left behind by growing.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(usize::MAX) + 1));
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| at(path, &error))?;
@@ -86,6 +89,39 @@ pub(super) fn read(path: &Path) -> Result<Option<(Times, SigningKey)>, String> {
     parse(&text).map(Some).map_err(|fault| format!("{}: {fault}", path.display()))
 }
 
+/// Who could have written a key could sign with it, and whoever may write into the directory could put one there.
+fn key_file_fault(meta: &Metadata, us: u32) -> Option<&'static str> {
+    let mode = meta.mode();
+    if mode & 0o007 != 0 {
+        return Some("everybody on this machine may touch it; chmod 600 it, and rotate the key");
+    }
+    if mode & 0o020 != 0 {
+        return Some("its group may write it; chmod 600 it, and rotate the key");
+    }
+    (!is_trusted(meta, us)).then_some("it is neither this service's user's nor root's; whoever owns it knows the key: rotate it")
+}
+
+fn directory_is_ours(dir: &Path) -> Result<(), String> {
+    let meta = fs::metadata(dir).map_err(|error| at(dir, &error))?;
+    directory_fault(&meta, us()).map_or(Ok(()), |fault| Err(format!("{}: {fault}", dir.display())))
+}
+
+fn directory_fault(meta: &Metadata, us: u32) -> Option<&'static str> {
+    if meta.mode() & 0o022 != 0 {
+        return Some("others than its owner may put keys there; chmod 700 it");
+    }
+    (!is_trusted(meta, us)).then_some("it is neither this service's user's nor root's; chown it")
+}
+
+fn is_trusted(meta: &Metadata, us: u32) -> bool {
+    [us, 0].contains(&meta.uid())
+}
+
+/// The user that this process acts as.
+fn us() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Writes a key under the next number. False when another server has taken that number.
 pub(super) fn create(dir: &Path, sequence: u32, times: Times, algorithm: SigningAlgorithm) -> Result<bool, String> {
     let text = write_text(times, &SigningKey::generate(algorithm)?);
@@ -93,6 +129,7 @@ pub(super) fn create(dir: &Path, sequence: u32, times: Times, algorithm: Signing
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(dir, &error)),
         _ => {}
     }
+    directory_is_ours(dir)?;
     let path = dir.join(name(sequence));
     let beside = dir.join(format!(".{}.{:016x}.tmp", name(sequence), u64::from_be_bytes(clock::random())));
     let written = write_whole(&beside, text.as_bytes()).and_then(|()| fs::hard_link(&beside, &path));
@@ -186,4 +223,41 @@ fn write_text(times: Times, pkcs8: &[u8]) -> Zeroizing<String> {
 
 fn at(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_ours_alone_by_mode_and_by_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "").unwrap();
+        let meta = |path: &Path, mode: u32| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            fs::metadata(path).unwrap()
+        };
+        let file = |mode, us| key_file_fault(&meta(&path, mode), us).unwrap_or_default();
+        // A group that may read is how some platforms hand secrets to a service.
+        assert_eq!([0o600, 0o400, 0o640].map(|mode| file(mode, us())), [""; 3]);
+        assert!([0o604, 0o602, 0o601, 0o644].iter().all(|mode| file(*mode, us()).contains("everybody")));
+        assert!(file(0o660, us()).contains("its group may write it"));
+        let inside = |mode, us| directory_fault(&meta(dir.path(), mode), us).unwrap_or_default();
+        assert_eq!([0o700, 0o755].map(|mode| inside(mode, us())), [""; 2]);
+        assert!([0o770, 0o777, 0o1777, 0o702].iter().all(|mode| inside(*mode, us()).contains("chmod 700")));
+        // Root's are taken whoever we are; these are not root's unless root runs this.
+        let other = us().wrapping_add(1);
+        let is_root = us() == 0;
+        assert_eq!((file(0o600, other).contains("neither"), inside(0o700, other).contains("neither")), (!is_root, !is_root));
+        if is_root {
+            for path in [path.as_path(), dir.path()] {
+                std::os::unix::fs::chown(path, Some(12_345), None).unwrap();
+            }
+            assert!(file(0o600, 0).contains("neither") && inside(0o700, 0).contains("neither"));
+            assert_eq!((file(0o600, 12_345), inside(0o700, 12_345)), ("", ""));
+        }
+    }
 }

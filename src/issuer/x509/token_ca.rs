@@ -33,6 +33,8 @@ pub struct TokenCa {
     params: CertificateParams,
     /// What a token carries above its key's certificate: every certificate of the file that is not self-signed.
     above: Vec<Vec<u8>>,
+    /// The public key of every certificate of the file: a registry takes each of them for a root.
+    trusted: Vec<Vec<u8>>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -58,9 +60,17 @@ impl TokenCa {
         };
         let sent = |certificate: &X509Certificate<'_>| certificate.subject().as_raw() != certificate.issuer().as_raw();
         let above = certificates.iter().zip(&ders).filter(|(certificate, _)| sent(certificate)).map(|(_, der)| der.clone()).collect();
-        let ca = Self { key, params, above, not_before, not_after };
+        let trusted = certificates.iter().map(key_bits).collect();
+        let ca = Self { key, params, above, trusted, not_before, not_after };
         ca.prove_key(issuing, now).map_err(|fault| vec![fault])?;
         Ok(ca)
+    }
+
+    /// Whether one of these certificates (DER) has a key that the file has too: what such a CA certifies a registry takes for certified by
+    /// this one, and with any such key it takes a token. The key decides, for a CA may have several certificates.
+    pub fn shares_key_with<'a>(&self, certificates: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        let keys = certificates.into_iter().filter_map(|der| X509Certificate::from_der(der).ok()).map(|(_, parsed)| key_bits(&parsed));
+        keys.into_iter().any(|key| self.trusted.contains(&key))
     }
 
     /// Certifies its own key and verifies that with its certificate: so the key works, and the CA's name is repeated byte for byte.
@@ -103,6 +113,11 @@ impl KeyCertifier for TokenCa {
     fn not_after(&self) -> Timestamp {
         self.not_after
     }
+}
+
+/// A public key without its algorithm, which can be written in several ways for one key.
+fn key_bits(certificate: &X509Certificate<'_>) -> Vec<u8> {
+    certificate.public_key().subject_public_key.data.to_vec()
 }
 
 /// rcgen takes a key by its own type.

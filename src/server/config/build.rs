@@ -15,7 +15,7 @@ use super::{
     file::{At, Reader, read_bounded},
     limits::Limits,
     oidc::OidcSection,
-    registry::RegistrySection,
+    registry::{CallersCas, RegistrySection},
     roles::{self, KindSection, RoleDraft},
     sections::{
         AuditSection, CaSection, IssuerSection, LogFormat, LogSection, PolicySection, ServerSection, StoreSection, TenantSection,
@@ -153,8 +153,10 @@ impl Reader {
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
+        self.own_tokens(draft.oidc.as_ref(), &issuers, &draft.issuers, &mut warnings);
         let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
-        let registries = self.registries(&draft.registries);
+        let trusted = trust_domains.iter().map(|(domain, _)| (&domain.name, domain.ca_pem.as_slice())).collect();
+        let registries = self.registries(&draft.registries, &CallersCas { own: &cas, trusted });
         let signs_jwts = draft.oidc.is_some();
         let aws = self.aws(&draft.aws, signs_jwts);
         let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts, aws };

@@ -26,6 +26,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// TLS handshakes of one address at once; more wait, and hold up nobody else.
     pub handshakes_per_address: usize,
+    /// HTTP connections of one address (of one /64 of IPv6) at once, at each of the HTTP ports; more are closed.
+    pub http_connections_per_address: usize,
     /// How long a TLS handshake may take.
     pub handshake_timeout: SignedDuration,
     /// How long a connection may live; after that it is closed gracefully.
@@ -55,6 +57,7 @@ impl Default for Limits {
             handshakes: 256,
             connections_per_address: 2_000,
             handshakes_per_address: 64,
+            http_connections_per_address: 256,
             handshake_timeout: SignedDuration::from_secs(5),
             connection_age: SignedDuration::from_hours(1),
             request_timeout: SignedDuration::from_secs(10),
@@ -79,6 +82,7 @@ impl Limits {
             ("handshakes", self.handshakes as u64, 1, 100_000),
             ("connections_per_address", self.connections_per_address as u64, 1, 1_000_000),
             ("handshakes_per_address", self.handshakes_per_address as u64, 1, 100_000),
+            ("http_connections_per_address", self.http_connections_per_address as u64, 1, 1024),
             ("requests_per_caller_per_second", u64::from(self.requests_per_caller_per_second), 1, 1_000_000),
             ("request_burst_per_caller", u64::from(self.request_burst_per_caller), 1, 1_000_000),
             ("failed_logins_per_address_per_minute", u64::from(self.failed_logins_per_address_per_minute), 1, 1_000_000),

@@ -4,13 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::file::{At, Reader};
+use super::{
+    file::{At, Reader},
+    sections::IssuerSection,
+};
 use crate::{
+    authn::oidc::IssuerConfig,
     issuer::jwt::{
         JwtConfig, JwtIssuer, KeyRing, KeyRingOptions, SigningAlgorithm,
         ring::{DEFAULT_PUBLISH_AHEAD, DEFAULT_ROTATE_EVERY},
     },
-    model::SignedDuration,
+    model::{SignedDuration, fault::Fault},
 };
 
 #[derive(Debug, Deserialize)]
@@ -60,5 +64,26 @@ impl Reader {
             self.fault(*line, format!("oidc: {fault}"));
             JwtIssuer::default()
         })
+    }
+
+    /// Advice where this service takes its own JWTs as logins: it can be meant, and it undoes the bound on what one login gives.
+    pub(super) fn own_tokens(
+        &self,
+        own: Option<&At<OidcSection>>,
+        issuers: &[IssuerConfig],
+        sections: &[At<IssuerSection>],
+        warnings: &mut Vec<Fault>,
+    ) {
+        let Some(own) = own else { return };
+        for issuer in issuers.iter().filter(|issuer| issuer.url == own.value.issuer) {
+            let line = sections.iter().find(|section| section.value.name == issuer.name).map_or(0, |section| section.line);
+            let message = format!(
+                "issuer {}: its url is this service's own [oidc] issuer: whoever gets a JWT for one of its audiences logs in with it and gets \
+                 more, so that max_life no longer ends what began with one login, and a revocation does not reach what came of the JWT; \
+                 keep those audiences out of every role of kind jwt whose holders should not",
+                issuer.name
+            );
+            warnings.push(Fault { file: self.file.clone(), line, message });
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! `[[registry]]`: container registries that trust our token endpoint.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -12,9 +13,12 @@ use crate::{
             RegistryConfig, RegistryIssuer,
             signer::{DEFAULT_ROTATE_EVERY, MAX_ROTATE_EVERY, MIN_ROTATE_EVERY},
         },
-        x509::{FileKey, TokenCa},
+        x509::{Authority, FileKey, TokenCa},
     },
-    model::{SignedDuration, name::RegistryName},
+    model::{
+        SignedDuration,
+        name::{CaName, RegistryName, TrustDomain},
+    },
 };
 
 /// The longest `host`, `service` and `issuer` of a registry, in bytes.
@@ -41,8 +45,33 @@ fn default_rotate_every() -> SignedDuration {
     DEFAULT_ROTATE_EVERY
 }
 
+/// The CAs whose certificates callers have, or get.
+pub(super) struct CallersCas<'a> {
+    /// `[[ca]]`
+    pub own: &'a BTreeMap<CaName, Arc<Authority>>,
+    /// `[[trust_domain]]`: its CAs, PEM.
+    pub trusted: Vec<(&'a TrustDomain, &'a [u8])>,
+}
+
+impl CallersCas<'_> {
+    /// Which of them has a key in common with a token CA's file, in words.
+    fn sharing(&self, token_ca: &TokenCa) -> Option<String> {
+        let own = self.own.iter().find(|(_, ca)| {
+            let chain = ca.chain_der().iter().map(Vec::as_slice);
+            token_ca.shares_key_with(chain.chain([ca.root_der()]))
+        });
+        let trusted = || {
+            self.trusted.iter().find(|(_, pem)| {
+                let ders: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
+                token_ca.shares_key_with(ders.iter().map(AsRef::as_ref))
+            })
+        };
+        own.map(|(name, _)| format!("the CA {name}")).or_else(|| trusted().map(|(name, _)| format!("the trust domain {name}")))
+    }
+}
+
 impl Reader {
-    pub(super) fn registries(&mut self, sections: &[At<RegistrySection>]) -> RegistryIssuer {
+    pub(super) fn registries(&mut self, sections: &[At<RegistrySection>], callers: &CallersCas<'_>) -> RegistryIssuer {
         let mut registries: Vec<RegistryConfig> = Vec::new();
         for At { line, value } in sections {
             let name = &value.name;
@@ -57,6 +86,15 @@ impl Reader {
                 self.fault(*line, format!("registry {name}: {fault}"));
             }
             let Some(ca) = self.token_ca(*line, value) else { continue };
+            if let Some(sharing) = callers.sharing(&ca) {
+                self.fault(
+                    *line,
+                    format!(
+                        "registry {name}: certificate: {sharing} has a key of this file in its chain, so that whoever holds a certificate of \
+                         it could sign tokens for this registry; keep the token CA's root out of the file, or give it one of its own"
+                    ),
+                );
+            }
             registries.push(RegistryConfig {
                 name: name.clone(),
                 host: value.host.clone(),

@@ -25,9 +25,12 @@ use tower::Service;
 pub(super) use public::Public;
 pub(super) use registry::TokenEdge;
 
-use super::tls::TlsEdge;
+use super::{
+    addresses::{Addresses, Place},
+    tls::TlsEdge,
+};
 
-/// HTTP connections at once.
+/// HTTP connections at once; how many of them one address may have is configured.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// How long a client may take to send its request's head.
@@ -64,15 +67,28 @@ fn router(edges: Edges) -> Router {
 }
 
 /// Answers one connection, for `max_age` at most, its handshake included.
-async fn answer(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, peer: Peer, app: Router, max_age: Duration, watcher: Watcher) {
+async fn answer(
+    tcp: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    peer: Peer,
+    place: Place,
+    app: Router,
+    max_age: Duration,
+    watcher: Watcher,
+) {
     let answered = async {
         match tls {
             None => converse(tcp, peer, app, watcher).await,
-            Some(config) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {
-                Ok(Ok(tls)) => converse(tls, peer, app, watcher).await,
-                Ok(Err(error)) => tracing::debug!(address = %peer.0, %error, "a TLS handshake for HTTP was refused"),
-                Err(_) => tracing::debug!(address = %peer.0, "a TLS handshake for HTTP took too long"),
-            },
+            Some(config) => {
+                let Ok(own) = place.handshakes.acquire().await else { return };
+                let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await;
+                drop(own);
+                match accepted {
+                    Ok(Ok(tls)) => converse(tls, peer, app, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(address = %peer.0, %error, "a TLS handshake for HTTP was refused"),
+                    Err(_) => tracing::debug!(address = %peer.0, "a TLS handshake for HTTP took too long"),
+                }
+            }
         }
     };
     let _gone_or_too_old = tokio::time::timeout(max_age, answered).await;
@@ -92,8 +108,23 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
 }
 
 /// Serves until `shutdown` resolves; over TLS, with the certificate of the moment, when `tls` is given.
-pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<TlsEdge>>, edges: Edges, shutdown: impl Future<Output = ()>) {
-    let app = router(edges);
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<TlsEdge>>,
+    edges: Edges,
+    addresses: Arc<Addresses>,
+    shutdown: impl Future<Output = ()>,
+) {
+    accept_all(listener, tls, router(edges), addresses, shutdown).await;
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    tls: Option<Arc<TlsEdge>>,
+    app: Router,
+    addresses: Arc<Addresses>,
+    shutdown: impl Future<Output = ()>,
+) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     tokio::pin!(shutdown);
@@ -112,8 +143,12 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<TlsEdge>>, edge
                 continue;
             }
         };
+        let Some(place) = addresses.enter(address.ip()) else {
+            tracing::info!(%address, "an HTTP connection was closed: its address has as many as it may");
+            continue;
+        };
         let config = tls.as_ref().map(|edge| edge.web());
-        let connection = answer(tcp, config, Peer(address), app.clone(), MAX_AGE, graceful.watcher());
+        let connection = answer(tcp, config, Peer(address), place, app.clone(), MAX_AGE, graceful.watcher());
         tokio::spawn(async move {
             connection.await;
             drop(permit);
@@ -126,7 +161,7 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<TlsEdge>>, edge
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -138,7 +173,36 @@ mod tests {
         // More than the sockets of both sides hold.
         let app = Router::new().route("/", get(|| async { vec![0_u8; 64 << 20] }));
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        let served = answer(tcp, None, Peer(address), app, Duration::from_millis(200), GracefulShutdown::new().watcher());
+        let place = Addresses::new(1, 1).enter(address.ip()).unwrap();
+        let served = answer(tcp, None, Peer(address), place, app, Duration::from_millis(200), GracefulShutdown::new().watcher());
         tokio::time::timeout(Duration::from_secs(10), served).await.expect("it holds its place for ever");
+    }
+
+    /// Asks once, and leaves the connection open; nothing when it was closed unanswered.
+    async fn ask(client: &mut TcpStream) -> String {
+        let _closed_already = client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut answer = [0; 512];
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut answer)).await.expect("neither answered nor closed");
+        String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_take_every_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap();
+        let app = Router::new().route("/", get(|| async { "served" }));
+        let serving = tokio::spawn(accept_all(listener, None, app, Addresses::new(2, 1), std::future::pending()));
+        let connect = || TcpStream::connect(port);
+        let (mut first, mut second, mut third) = (connect().await.unwrap(), connect().await.unwrap(), connect().await.unwrap());
+        assert!(ask(&mut first).await.ends_with("served") && ask(&mut second).await.ends_with("served"));
+        assert_eq!(ask(&mut third).await, "", "its address has two");
+        drop(first);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while !ask(&mut connect().await.unwrap()).await.ends_with("served") {
+            assert!(tokio::time::Instant::now() < deadline, "the place was not given back");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(ask(&mut second).await.ends_with("served"), "who has a place keeps it");
+        serving.abort();
     }
 }

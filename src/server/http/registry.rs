@@ -38,6 +38,8 @@ const METHOD: &str = "registry/exchange";
 /// What a client without credentials, or with wrong ones, is asked for (RFC 7617 section 2).
 const CHALLENGE: &str = "Basic realm=\"daypass\", charset=\"UTF-8\"";
 
+const TOO_MANY_FAILURES: &str = "too many failed authentications from your address; wait a minute";
+
 /// The token endpoint.
 pub(in crate::server) struct TokenEdge {
     pub vend: Arc<Vend>,
@@ -87,6 +89,9 @@ impl TokenEdge {
         let Some(Login { username, secret }) = &asked.login else {
             return Err(Error::new(Code::Unauthenticated, "log in with the user name and the secret of a lease: daypass issue ROLE"));
         };
+        if origin.peer_address.is_some_and(|address| self.limiters.guesses_are_used_up(address)) {
+            return Err(Error::new(Code::RateLimited, TOO_MANY_FAILURES));
+        }
         if let Err((error, on_record)) = self.limiters.admit_exchange(secret) {
             return Err(if on_record { self.vend.exchange_refused(origin, username, error).await } else { error });
         }
@@ -94,10 +99,11 @@ impl TokenEdge {
             Ok(exchanged) => return Ok(exchanged),
             Err(error) => error,
         };
+        if let (Code::Unauthenticated, Some(address)) = (error.code(), origin.peer_address) {
+            self.limiters.guessed_wrong(address);
+        }
         match origin.peer_address.is_some_and(|address| self.limiters.too_many_failures(address)) {
-            true if error.code().is_refusal() => {
-                Err(Error::new(Code::RateLimited, "too many failed authentications from your address; wait a minute"))
-            }
+            true if error.code().is_refusal() => Err(Error::new(Code::RateLimited, TOO_MANY_FAILURES)),
             // Our fault: told as it is, but not recorded without bound.
             true => Err(error),
             false => Err(self.vend.exchange_refused(origin, username, error).await),

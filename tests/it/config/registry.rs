@@ -40,6 +40,41 @@ fn what_the_sample_shows_of_registries_is_whole() {
 }
 
 #[test]
+fn no_holder_of_a_certificate_can_sign_tokens() {
+    // One root above the CA of leases, the CA of tokens, and the callers of another trust domain.
+    let (dir, text) = world();
+    let day = SignedDuration::from_hours(24);
+    let root = bootstrap::create_root("Company root", now(), day * 100).unwrap();
+    let issuing = bootstrap::create_issuing(&root, "Issuing", None, now(), day * 50).unwrap();
+    let token_ca = bootstrap::create_issuing(&root, "Tokens", None, now(), day * 50).unwrap();
+    let write = |name: &str, content: &str| fs::write(dir.path().join(name), content).unwrap();
+    let bundle = |certificates: &[&bootstrap::Made], key: &bootstrap::Made| {
+        write("registry-ca.pem", &certificates.iter().map(|made| made.certificate_pem.as_str()).collect::<String>());
+        write("registry-ca.key", &key.key_pem);
+    };
+    let refused = |by: &str| {
+        let faults = load(dir.path(), &text).err().unwrap_or_else(|| panic!("{by} may sign tokens"));
+        let at = format!("daypass.toml:{}:", text.lines().position(|line| line == "[[registry]]").unwrap() + 1);
+        let own: Vec<_> = faults.iter().filter(|fault| fault.contains("could sign tokens for this registry")).collect();
+        assert!(own.len() == 1 && own[0].contains(by) && own[0].contains(&at), "{by}: {faults:?}");
+    };
+    bundle(&[&token_ca, &root], &token_ca);
+    load(dir.path(), &text).unwrap_or_else(|faults| panic!("nobody else is below that root: {faults:?}"));
+    write("vendor-ca.pem", &root.certificate_pem);
+    refused("the trust domain vendor.example");
+    write("issuing.pem", &issuing.certificate_pem);
+    write("issuing.key", &issuing.key_pem);
+    write("root.pem", &root.certificate_pem);
+    refused("the CA issuing");
+    let vendor = bootstrap::create_root("Vendor root", now(), day * 100).unwrap();
+    write("vendor-ca.pem", &vendor.certificate_pem);
+    bundle(&[&issuing], &issuing);
+    refused("the CA issuing");
+    bundle(&[&token_ca], &token_ca);
+    load(dir.path(), &text).unwrap_or_else(|faults| panic!("a registry that knows the token CA alone takes nobody else's: {faults:?}"));
+}
+
+#[test]
 fn each_fault_of_a_registry_is_told_with_its_line() {
     for (from, to, says) in [
         ("host = \"registry.example.org\"", "host = \"https://registry.example.org\"", "without a scheme"),
@@ -69,7 +104,7 @@ fn each_fault_of_a_registry_is_told_with_its_line() {
         assert!(faults.iter().any(|fault| fault.contains(says)), "{to}: {faults:?}");
     }
     let (dir, text) = world();
-    let section = &text[text.find("[[registry]]").unwrap()..];
+    let section = &text[text.find("\n[[registry]]\n").unwrap() + 1..];
     let section = &section[..section.find("\n\n").unwrap()];
     let twice = format!("{text}\n{section}\n\n{}", section.replace("\"main\"", "\"other\""));
     let faults = load(dir.path(), &twice).err().unwrap();

@@ -128,6 +128,23 @@ fn no_token_of_a_role_can_pass_for_one_that_this_service_shows_to_aws() {
 }
 
 #[test]
+fn a_service_that_takes_its_own_tokens_is_told_what_that_means() {
+    let dir = etc();
+    let issuer =
+        |url: &str| format!("{}\n[[issuer]]\nname = \"self\"\nurl = {url:?}\naudiences = [\"https://api.example.net\"]\n", sample());
+    let advice = |text: &str| {
+        let config = load(dir.path(), text).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        let own = config.warnings.iter().find(|fault| fault.message.contains("issuer self: "));
+        own.map(|fault| (fault.line, fault.message.clone()))
+    };
+    let own = issuer("https://id.example.org");
+    let (line, message) = advice(&own).expect("nothing is said");
+    assert_eq!(Some("[[issuer]]"), own.lines().nth(line - 1));
+    assert!(message.contains("max_life no longer ends") && message.contains("a revocation does not reach"), "{message}");
+    assert_eq!(advice(&issuer("https://id.example.com")), None);
+}
+
+#[test]
 fn a_role_needs_the_section_and_sound_keys() {
     let dir = etc();
     let text = sample();

@@ -196,6 +196,7 @@ fn bad_files_are_named_and_what_serves_goes_on() {
     };
     for (text, mode, says) in [
         (good.clone(), 0o644, "everybody on this machine may touch it"),
+        (good.clone(), 0o660, "its group may write it"),
         (good.clone(), 0o600, "another file holds the same key"),
         (String::new(), 0o600, "published-at"),
         (good.replace("published-at", "made-at"), 0o600, "published-at"),

@@ -191,7 +191,7 @@ fn failures_of_an_address_and_exchanges_of_a_lease_have_a_rate() {
     world.stop();
     world.limit("failed_logins_per_address_per_minute = 3\nregistry_exchanges_per_lease_per_minute = 2");
     world.start_again();
-    let (holder, other) = (login(&world, "push"), login(&world, "push"));
+    let (holder, other, third) = (login(&world, "push"), login(&world, "push"), login(&world, "push"));
     let ask = |headers: &str| get(&world, &query(PUSH), headers);
     assert_eq!([ask(&holder.basic()).status, ask(&holder.basic()).status], [200, 200]);
     let answer = ask(&holder.basic());
@@ -201,6 +201,11 @@ fn failures_of_an_address_and_exchanges_of_a_lease_have_a_rate() {
     let statuses: Vec<u16> = (0..5).map(|n| ask(&basic(&other.user, &format!("guess {n}"))).status).collect();
     assert_eq!(statuses, [401, 401, 401, 429, 429]);
     assert_eq!(ask(&other.basic()).status, 200, "guesses do not shut out who holds the secret");
+    for n in 5..30 {
+        assert_eq!(ask(&basic(&third.user, &format!("guess {n}"))).status, 429);
+    }
+    let answer = ask(&third.basic());
+    assert!((answer.status, answer.body.contains("failed authentications")) == (429, true), "it looks up more guesses: {answer:?}");
 }
 
 #[test]

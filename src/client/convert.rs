@@ -101,7 +101,7 @@ pub(super) fn revoke_step(answer: v1::RevokeMatchingResponse) -> Result<RevokeSt
         Step::Matched(v1::RevokeMatched { count, denied }) => RevokeStep::Matched { count, denied },
         Step::Progress(v1::RevokeProgress { revoked, failed }) => RevokeStep::Progress { revoked, failed },
         Step::Failure(v1::RevokeFailure { lease_id, reason, message }) => {
-            RevokeStep::Failure(RevokeFailure { id: lease_id, code: reason, message })
+            RevokeStep::Failure(RevokeFailure { id: self::lease_id(&lease_id)?, code: reason, message })
         }
         Step::Summary(v1::RevokeSummary { revoked, failed, live_until }) => {
             let live_until = live_until.map(|at| timestamp(at, "live_until")).transpose()?;
@@ -148,7 +148,7 @@ fn lease(got: Option<v1::Lease>) -> Result<Lease> {
         credential_id,
     } = got.ok_or_else(|| missing("lease"))?;
     Ok(Lease {
-        id,
+        id: lease_id(&id)?,
         role,
         kind: kind_of(kind)?,
         tenant,
@@ -164,6 +164,12 @@ fn lease(got: Option<v1::Lease>) -> Result<Lease> {
         serial,
         credential_id,
     })
+}
+
+/// A UUID as the service writes it (RFC 9562, section 4): scripts put it into files where a line end or a quote would mean something.
+fn lease_id(text: &str) -> Result<String> {
+    let id = uuid::Uuid::try_parse(text).ok().map(|id| id.to_string()).filter(|id| id == text);
+    id.ok_or_else(|| Error::bad_answer("names a lease by what is no UUID"))
 }
 
 fn revocation_of(got: Option<v1::Revocation>) -> Result<Revocation> {
@@ -345,6 +351,19 @@ mod tests {
             assert!(error.message().contains(name), "{error}");
         }
         assert!(credential(Some(v1::Credential { kind: None })).is_err());
+    }
+
+    #[test]
+    fn a_lease_id_is_a_uuid_as_the_service_writes_it() {
+        let good = sample().id;
+        let bad = ["", "x", "--all", &format!("{good}\nPATH=/tmp/evil"), &format!("{good} "), &good.replace('-', ""), &good.to_uppercase()];
+        for bad in bad {
+            let error = lease(Some(v1::Lease { id: bad.to_owned(), ..sample() })).unwrap_err();
+            assert_eq!(error.message().matches(['\n', '\r']).count(), 0, "{error}");
+            assert!(error.message().contains("no UUID"), "{error}");
+            let step = v1::revoke_matching_response::Step::Failure(v1::RevokeFailure { lease_id: bad.to_owned(), ..Default::default() });
+            assert!(revoke_step(v1::RevokeMatchingResponse { step: Some(step) }).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

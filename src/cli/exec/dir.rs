@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Metadata},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -30,8 +30,11 @@ pub struct PrivateDir {
 
 impl PrivateDir {
     /// Makes it under `$XDG_RUNTIME_DIR`, which is in memory and the user's own, or else under the temporary directory.
+    ///
+    /// # Errors
+    /// When it cannot be made, or in neither is safe from other users.
     pub fn make(env: Env<'_>) -> Result<Self> {
-        let parents = [runtime_dir(env("XDG_RUNTIME_DIR")), Some(std::env::temp_dir())];
+        let parents = [runtime_dir(env("XDG_RUNTIME_DIR")), temporary_dir(&std::env::temp_dir())];
         let mut last = None;
         for parent in parents.into_iter().flatten() {
             for _ in 0..TRIES {
@@ -43,7 +46,10 @@ impl PrivateDir {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::usage("the temporary directory must be a path of UTF-8 text")))
+        Err(last.unwrap_or_else(|| {
+            let text = "must be a path of UTF-8 text, and a directory of yours or with the sticky bit: set TMPDIR, or XDG_RUNTIME_DIR";
+            Error::usage(format!("the temporary directory {text}"))
+        }))
     }
 
     /// Where it is; UTF-8 text.
@@ -116,9 +122,24 @@ pub fn remove(path: &Path) {
     }
 }
 
-/// An absolute path that is a directory, as the XDG Base Directory Specification demands of it.
+/// An absolute path that is a directory of the user's own which nobody else can enter, as the XDG Base Directory Specification demands of
+/// it. After `su` it can be another user's, who could then put anything in the place of ours.
 fn runtime_dir(value: Option<OsString>) -> Option<PathBuf> {
-    value.map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir())
+    let path = value.map(PathBuf::from).filter(|path| path.is_absolute())?;
+    let found = fs::metadata(&path).ok()?;
+    (found.is_dir() && is_ours(&found) && found.mode() & 0o077 == 0).then_some(path)
+}
+
+/// A directory in which no other user can replace what we made: ours, or one where everybody removes their own only.
+fn temporary_dir(path: &Path) -> Option<PathBuf> {
+    const STICKY: u32 = 0o1000;
+    let found = fs::metadata(path).ok()?;
+    let safe = found.mode() & STICKY != 0 || is_ours(&found) && found.mode() & 0o002 == 0;
+    (found.is_dir() && safe).then(|| path.to_owned())
+}
+
+fn is_ours(found: &Metadata) -> bool {
+    found.uid() == rustix::process::geteuid().as_raw()
 }
 
 fn make_folder(path: &Path) -> Result<()> {
@@ -146,6 +167,16 @@ mod tests {
 
     use super::*;
 
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn private() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        chmod(dir.path(), 0o700);
+        dir
+    }
+
     fn make(parent: &Path) -> PrivateDir {
         PrivateDir::make(&|_| Some(parent.into())).unwrap()
     }
@@ -156,7 +187,7 @@ mod tests {
 
     #[test]
     fn it_is_the_callers_alone_and_goes() {
-        let parent = tempfile::tempdir().unwrap();
+        let parent = private();
         let dir = make(parent.path());
         assert!(dir.path().starts_with(parent.path()));
         let token = dir.put("job/token", b"one").unwrap();
@@ -171,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_swap_shows_old_or_new_and_keeps_one_generation() {
-        let parent = tempfile::tempdir().unwrap();
+        let parent = private();
         let mut dir = make(parent.path());
         for generation in 1..=5 {
             let text = generation.to_string();
@@ -189,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_swap_that_fails_changes_nothing() {
-        let parent = tempfile::tempdir().unwrap();
+        let parent = private();
         let mut dir = make(parent.path());
         let folder = dir.swap("web", &[file("a", "old")]).unwrap();
         assert!(dir.swap("web", &[file("a", "new"), file("no/such", "x")]).is_err());
@@ -202,5 +233,30 @@ mod tests {
         assert_eq!(runtime_dir(Some("relative".into())), None);
         assert_eq!(runtime_dir(Some("/nonexistent/dir".into())), None);
         assert_eq!(runtime_dir(None), None);
+        let parent = private();
+        let path = parent.path().to_owned();
+        let found = || runtime_dir(Some(path.clone().into()));
+        assert_eq!(found(), Some(path.clone()));
+        for mode in [0o701, 0o750, 0o1777] {
+            chmod(&path, mode);
+            assert_eq!(found(), None, "{mode:o}");
+        }
+        assert!(!make(&path).path().starts_with(&path), "the next parent is taken");
+    }
+
+    #[test]
+    fn a_parent_where_others_could_replace_ours_is_none() {
+        let parent = private();
+        let path = parent.path();
+        for (mode, safe) in [(0o700, true), (0o755, true), (0o775, true), (0o777, false), (0o1777, true)] {
+            chmod(path, mode);
+            assert_eq!(temporary_dir(path).is_some(), safe, "{mode:o}");
+        }
+        assert_eq!(temporary_dir(&path.join("none")), None);
+        chmod(path, 0o700);
+        // Only root can give a directory away, and then is not its owner.
+        if std::os::unix::fs::chown(path, Some(65_534), None).is_ok() {
+            assert_eq!((runtime_dir(Some(path.into())), temporary_dir(path)), (None, None));
+        }
     }
 }

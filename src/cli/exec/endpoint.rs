@@ -2,8 +2,12 @@
 //!
 //! SDKs ask again by themselves before a session ends, so that a renewal reaches them without a file that holds the session. The
 //! form is that of Amazon ECS and EKS: a token in the `Authorization` header, an answer with `Token` (not `SessionToken`).
+//!
+//! Every user of the machine can connect; only who reads the command's private files has the token. When `exec` is killed, the port can
+//! be taken by another user until the watcher has ended the command and removed the file with the token, without which SDKs do not ask:
+//! it could give the command other credentials for that moment, and learns a token that opens nothing any more.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
@@ -11,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinHandle,
 };
 use zeroize::Zeroizing;
@@ -25,8 +29,9 @@ use crate::{
     model::hex,
 };
 
-/// How many connections are served at a time; others wait.
-pub const MAX_CONNECTIONS: usize = 32;
+/// How many connections are served at a time. One more ends the oldest: a request needs moments, so that whoever holds all places and
+/// says nothing keeps nobody out.
+pub const MAX_CONNECTIONS: usize = 64;
 
 /// How long a request may take to arrive.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,18 +96,26 @@ struct Desk {
 }
 
 async fn serve(listener: TcpListener, desk: Arc<Desk>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // The oldest first.
+    let mut served: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(MAX_CONNECTIONS);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((tcp, _)) => drop(tokio::spawn(connection(tcp, Arc::clone(&desk), place))),
+            Ok((tcp, _)) => {
+                served.retain(|connection| !connection.is_finished());
+                if served.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = served.pop_front()
+                {
+                    oldest.abort();
+                }
+                served.push_back(tokio::spawn(connection(tcp, Arc::clone(&desk))));
+            }
             // Too many open files, perhaps: it must not become a busy loop.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-async fn connection(tcp: TcpStream, desk: Arc<Desk>, _place: OwnedSemaphorePermit) {
+async fn connection(tcp: TcpStream, desk: Arc<Desk>) {
     let service = service_fn(move |request| {
         let answer = desk.answer(&request);
         async { Ok::<_, Infallible>(answer) }
@@ -203,5 +216,20 @@ mod tests {
             assert_eq!((got, body["code"].as_str()), (status, Some(code)), "{head}");
             assert!(!body.to_string().contains("secret"));
         }
+    }
+
+    #[tokio::test]
+    async fn who_holds_all_places_and_says_nothing_keeps_nobody_out() {
+        let endpoint = Endpoint::start().unwrap();
+        endpoint.put("deploy", &session("one", "2090-01-01T00:00:00Z"));
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(("127.0.0.1", endpoint.port)).await.unwrap());
+        }
+        let head = format!("GET /deploy HTTP/1.1\r\nAuthorization: {}", endpoint.token());
+        let asked = tokio::time::timeout(REQUEST_TIMEOUT / 2, ask(&endpoint, &head)).await;
+        assert_eq!(asked.expect("it is kept out").0, 200);
+        let closed = tokio::time::timeout(REQUEST_TIMEOUT / 2, silent[0].read(&mut [0])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "the oldest has made room: {closed:?}");
     }
 }

@@ -90,13 +90,23 @@ fn usage() -> Error {
 
 fn get(asked: &str, env: Env<'_>) -> Result<Zeroizing<String>> {
     let registries = Registries::read(env)?;
-    let known = registry(asked).ok().and_then(|host| registries.get(&host).cloned()).ok_or_else(|| Error::usage(NOT_FOUND))?;
+    let host = registry(asked).map_err(|_| Error::usage(NOT_FOUND))?;
+    let known = registries.get(&host).ok_or_else(|| Error::usage(NOT_FOUND))?;
     let mut settings = Settings::load(Flags::default(), &known.env(env))?;
     // Nobody looks at what a helper remarks.
     settings.found_identity = None;
     settings.warnings.clear();
     let entry = block_on(async { cache::obtain(settings, &known.order(), false, env).await })??;
     let Held::Registry(held) = &entry.held else { return Err(Error::bad_answer("holds no credential for a registry")) };
+    // A role can be moved to another registry, and what is that one's is not for this one to see.
+    let (wanted, held_for) = (known.registry(&host), registry(&held.registry));
+    if held_for.as_deref() != Ok(wanted) {
+        return Err(Error::usage(format!(
+            "the role {} is for the registry {} now and was for {wanted}: run `daypass registry logout {host}`, and log in again",
+            known.role(),
+            one_line(&held.registry),
+        )));
+    }
     let credentials = Credentials { server_url: asked, username: &held.username, secret: held.secret.expose() };
     json(&credentials)
 }

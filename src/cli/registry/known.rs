@@ -39,6 +39,9 @@ pub struct Registries {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     role: String,
+    /// The registry that the role was for; it may be known by another name here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registry: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl_seconds: Option<u32>,
     /// By the names of the environment's variables.
@@ -76,7 +79,17 @@ impl Known {
             settings.insert(name.to_owned(), text);
         }
         let ttl_seconds = ttl.and_then(|ttl| u32::try_from(ttl.as_secs()).ok());
-        Ok(Self { role: role.to_owned(), ttl_seconds, settings })
+        Ok(Self { role: role.to_owned(), registry: None, ttl_seconds, settings })
+    }
+
+    /// With the registry that the role's credentials are for.
+    pub fn at(self, registry: String) -> Self {
+        Self { registry: Some(registry), ..self }
+    }
+
+    /// The registry whose credentials `host` may see: what the login saw, or else the host itself.
+    pub fn registry<'a>(&'a self, host: &'a str) -> &'a str {
+        self.registry.as_deref().unwrap_or(host)
     }
 
     /// The role.

@@ -96,7 +96,7 @@ async fn login(flags: Flags, quiet: bool, args: Login, env: Env<'_>, out: &mut d
         output::note(&format!("warning: the role {role} is for the registry {own}, and not {host}, unless that is the same one"), false);
     }
     docker.set(&host)?;
-    registries.insert(host.clone(), known);
+    registries.insert(host.clone(), known.at(own));
     registries.write()?;
     docker.write()?;
     writeln!(out, "docker takes credentials for {host} from daypass now (role {role})")?;

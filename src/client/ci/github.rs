@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use reqwest::{Client, StatusCode, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use crate::client::{
@@ -41,14 +41,16 @@ struct Answer {
 }
 
 impl TokenRequest {
-    /// By the environment of a step. The URL is taken as the runner gives it.
+    /// By the environment of a step. The URL is taken as the runner gives it, when it is https: the runner's token goes there. Without TLS
+    /// it stays on this machine.
     pub fn from_env(audience: &str, env: Env<'_>) -> Result<Self> {
         let text = |name| variable(name, env).and_then(|value| value.into_string().ok());
         let (Some(url), Some(token)) = (text(URL), text(TOKEN)) else {
             return Err(no_identity(format!("this GitHub Actions job may not ask for its identity: {PERMISSION}")));
         };
-        let url = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
-        let mut url = url.ok_or_else(|| no_identity(format!("{URL} is no http(s) URL: it must be as the runner set it")))?;
+        let url =
+            Url::parse(&url).ok().filter(|url| url.has_host() && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(url)));
+        let mut url = url.ok_or_else(|| no_identity(format!("{URL} is no https URL: it must be as the runner set it")))?;
         // The URL holds a query already; this goes behind it.
         url.query_pairs_mut().append_pair("audience", audience);
         Ok(Self { url, token: Secret::new(token) })
@@ -80,6 +82,16 @@ impl TokenRequest {
             Ok(Answer { value }) if !value.is_empty() => Ok(Zeroizing::new(value)),
             _ => Err(no_identity(format!("GitHub's answer holds no token: is {URL} as the runner set it?"))),
         }
+    }
+}
+
+/// Whether a URL's host is this machine.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 

@@ -81,6 +81,22 @@ fn the_audience_goes_behind_the_query_that_is_there() {
 }
 
 #[test]
+fn the_runners_token_goes_over_https_or_stays_here() {
+    let taken = |url: &str| {
+        let env = |name: &str| GITHUB.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+        TokenRequest::from_env("daypass", &|name| if name == "ACTIONS_ID_TOKEN_REQUEST_URL" { Some(url.into()) } else { env(name) }).is_ok()
+    };
+    for good in ["https://run.example.org/t?a=b", "http://127.0.0.1:9/t", "http://[::1]:9/t", "http://localhost:9/t"] {
+        assert!(taken(good), "{good}");
+    }
+    for bad in
+        ["http://run.example.org/t", "http://127.0.0.1.example.org/t", "http://localhost.example.org/t", "http://10.0.0.1/t", "ftp://h/"]
+    {
+        assert!(!taken(bad), "{bad}");
+    }
+}
+
+#[test]
 fn names_of_identities() {
     assert_eq!("auto".parse(), Ok(Identity::Auto));
     assert_eq!("none".parse(), Ok(Identity::None));

@@ -143,6 +143,7 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, aws_endpoint: Option<&s
         println!();
         println!("  docker-registry serve {}", quoted(&registry.display().to_string()));
         println!("  daypass issue push -o json");
+        println!("  daypass registry login push");
         println!();
     }
     println!("A JWT of this service, and who verifies it: http://{http}/.well-known/openid-configuration");

@@ -250,11 +250,10 @@ fn a_program_that_could_be_any_other_is_not_run() {
     assert!(!absent.ok && absent.all().contains("not on PATH"), "{}", absent.all());
 }
 
-/// The scripts of the GitLab component, with the job's variables as inputs give them.
+/// The scripts of the GitLab component, with the inputs in them.
 struct Component {
     before: String,
     after: String,
-    variables: BTreeMap<String, String>,
 }
 
 impl Component {
@@ -277,19 +276,14 @@ impl Component {
         let (name, job) = content.as_object().unwrap().iter().next().unwrap();
         assert_eq!(interpolate(name), ".daypass");
         assert_eq!(interpolate(&text(&job["id_tokens"]["DAYPASS_ID_TOKEN"]["aud"])), "daypass");
-        let variables = job["variables"].as_object().unwrap().iter();
-        let script = |name: &str| job[name].as_array().unwrap().iter().map(text).collect::<Vec<_>>().join("\n");
-        Self {
-            before: script("before_script"),
-            after: script("after_script"),
-            variables: variables.map(|(name, value)| (name.clone(), interpolate(&text(value)))).collect(),
-        }
+        let script = |name: &str| interpolate(&job[name].as_array().unwrap().iter().map(text).collect::<Vec<_>>().join("\n"));
+        Self { before: script("before_script"), after: script("after_script") }
     }
 
     fn run(&self, shell: &[&str], script: &str, job: &[(&str, &str)]) -> Ran {
         let mut command = Command::new(shell[0]);
         command.args(&shell[1..]).args(["-c", script]).env_clear().env("PATH", programs()).env("GITLAB_CI", "true");
-        run(command.envs(&self.variables).envs(job.iter().copied()).stdin(Stdio::null()))
+        run(command.envs(job.iter().copied()).stdin(Stdio::null()))
     }
 }
 
@@ -332,6 +326,104 @@ fn a_gitlab_job_that_is_refused_fails_before_its_script() {
 }
 
 #[test]
+fn no_variable_of_a_pipeline_changes_what_a_gitlab_job_does() {
+    let job = &yaml(GITLAB)[1][".daypass"];
+    assert!(job.is_null(), "its name is an input");
+    let job = yaml(GITLAB)[1].as_object().unwrap().values().next().unwrap().clone();
+    assert!(job["variables"].is_null(), "a variable of a job gives way to one of its pipeline: {job}");
+    let world = World::start();
+    let temp = tempfile::tempdir().unwrap();
+    let (ca, tmp) = (world.file("ca.pem").display().to_string(), temp.path().display().to_string());
+    let component = Component::read(&[("role", "web"), ("addr", &format!("127.0.0.1:{}", world.grpc)), ("ca", "VEND_CA")]);
+    let (token, code) = (world.job_token(), format!("x; touch {tmp}/ran"));
+    let job = [
+        ("CI_JOB_ID", "1"),
+        ("DAYPASS_ID_TOKEN", token.as_str()),
+        ("VEND_CA", ca.as_str()),
+        (GITLAB_TEMP, tmp.as_str()),
+        // What a pipeline may be started with.
+        ("DAYPASS_ADDR", "127.0.0.1:1"),
+        ("DAYPASS_CA", "/nonexistent"),
+        ("DAYPASS_CI_ROLE", "vendor-client"),
+        ("DAYPASS_CI_CA", code.as_str()),
+        ("DAYPASS_CI_URL", "https://127.0.0.1:1/daypass"),
+        ("DAYPASS_CI_SHA256", &"0".repeat(64)),
+        ("daypass_role", "vendor-client"),
+        ("daypass_url", "https://127.0.0.1:1/daypass"),
+    ];
+    let before = component.run(&["sh", "-e"], &component.before, &job);
+    assert!(before.ok && before.text().contains("issued web under the lease"), "{}", before.all());
+    let after = component.run(&["sh", "-e"], &component.after, &job);
+    assert!(after.ok && after.all().contains("revoked"), "{}", after.all());
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_gitlab_input_is_never_code() {
+    let spec = &yaml(GITLAB)[0]["spec"]["inputs"];
+    // RE2, as GitLab has it, and Python's `re` mean the same by these, but for `$` before a last line end.
+    let matches = |regex: &str, value: &str| {
+        let script = "import re, sys; sys.exit(not re.search(sys.argv[1].replace('$', chr(92) + 'Z'), sys.argv[2]))";
+        run(Command::new(python()).args(["-c", script, regex, value])).ok
+    };
+    let good = [
+        ("role", "web-1"),
+        ("addr", "vend.example.org:7443"),
+        ("addr", "[2001:db8::1]:443"),
+        ("as", ".daypass-2"),
+        ("audience", "https://vend.example.org/x"),
+        ("ttl", "1h30m"),
+        ("ca", "VEND_CA"),
+        ("url", "https://files.example.org/a/daypass-0.1.0?x=%20"),
+        ("sha256", &"aB".repeat(32)),
+    ];
+    for (name, value) in good {
+        let regex = spec[name]["regex"].as_str().unwrap_or_else(|| panic!("{name} has no regex"));
+        assert!(matches(regex, value), "{name}: {value}");
+        for bad in ["'", "\"", "$", "`", "\\", "\n", " ", ";", "$(id)", "$CI_JOB_TOKEN"] {
+            assert!(!matches(regex, &format!("{value}{bad}")) && !matches(regex, &format!("{bad}{value}")), "{name}: {bad:?}");
+        }
+        let default = spec[name]["default"].as_str();
+        assert!(default.is_none_or(|default| matches(regex, default)), "{name}");
+    }
+    assert_eq!(spec.as_object().unwrap().len(), 8, "each input is tried above");
+    assert!(!matches(spec["url"]["regex"].as_str().unwrap(), "http://files.example.org/daypass"));
+}
+
+#[test]
+fn a_gitlab_job_runs_the_program_with_the_right_digest_only() {
+    let world = World::start();
+    let temp = tempfile::tempdir().unwrap();
+    let (ca, tmp) = (world.file("ca.pem").display().to_string(), temp.path().join("job.tmp").display().to_string());
+    // In the place of a download: what the URL names, beside a path that has no daypass.
+    let bin = temp.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let program = env!("CARGO_BIN_EXE_daypass");
+    fs::write(bin.join("curl"), format!("#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\ncp '{program}' \"$2\"\n")).unwrap();
+    fs::set_permissions(bin.join("curl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let digest = text(&Value::from(run(Command::new("sha256sum").arg(program)).text())).split(' ').next().unwrap().to_owned();
+    for (sha256, right) in [(digest.as_str(), true), (&"0".repeat(64), false), ("", false)] {
+        let addr = format!("127.0.0.1:{}", world.grpc);
+        let inputs = [("role", "web"), ("addr", &addr), ("ca", "VEND_CA"), ("url", "https://files.example.org/d"), ("sha256", sha256)];
+        let component = Component::read(&inputs);
+        let token = world.job_token();
+        let job = [
+            ("CI_JOB_ID", "1"),
+            ("DAYPASS_ID_TOKEN", token.as_str()),
+            ("VEND_CA", ca.as_str()),
+            (GITLAB_TEMP, tmp.as_str()),
+            ("PATH", path.as_str()),
+        ];
+        let before = component.run(&["sh", "-e"], &component.before, &job);
+        assert_eq!((before.ok, before.all().contains("issued web")), (right, right), "{}", before.all());
+        let after = component.run(&["sh", "-e"], &component.after, &job);
+        assert!(after.ok && after.all().contains("revoked") == right, "{}", after.all());
+        assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn nothing_that_another_made_for_a_gitlab_job_is_run() {
     let temp = tempfile::tempdir().unwrap();
     let tmp = temp.path().display().to_string();
@@ -341,22 +433,22 @@ fn nothing_that_another_made_for_a_gitlab_job_is_run() {
     let evil = format!("#!/bin/sh\necho run >>{tmp}/ran\n");
     // Another's by its mode, another's by its owner, and one that an earlier job of the same user left.
     for (job, mode, owner) in [("1", 0o755, None), ("2", 0o700, Some(65_534)), ("3", 0o700, None)] {
-        let dir = temp.path().join(format!("daypass-{job}"));
-        fs::create_dir_all(dir.join("bin")).unwrap();
-        fs::write(dir.join("bin/daypass"), &evil).unwrap();
-        fs::set_permissions(dir.join("bin/daypass"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(dir.join("env"), &evil).unwrap();
-        fs::write(dir.join("lease"), "--help").unwrap();
-        fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
-        if let Some(owner) = owner {
-            // Only root can give a directory away; anybody else tries the other two.
-            let _ = std::os::unix::fs::chown(&dir, Some(owner), None);
-        }
-        // In the place where a job's directory once was, too.
-        let job = [("CI_JOB_ID", job), (GITLAB_TEMP, tmp.as_str()), ("TMPDIR", tmp.as_str()), ("DAYPASS_ID_TOKEN", "a.b.c")];
-        let before = component.run(&["sh", "-e"], &component.before, &job);
-        assert!(!before.ok && before.all().contains("exists"), "{}", before.all());
         for component in [&component, &with_url] {
+            let dir = temp.path().join(format!("daypass-{job}"));
+            fs::create_dir_all(dir.join("bin")).unwrap();
+            fs::write(dir.join("bin/daypass"), &evil).unwrap();
+            fs::set_permissions(dir.join("bin/daypass"), fs::Permissions::from_mode(0o755)).unwrap();
+            fs::write(dir.join("env"), &evil).unwrap();
+            fs::write(dir.join("lease"), "--help").unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            if let Some(owner) = owner {
+                // Only root can give a directory away; anybody else tries the other two.
+                let _ = std::os::unix::fs::chown(&dir, Some(owner), None);
+            }
+            // In the place where a job's directory once was, too.
+            let job = [("CI_JOB_ID", job), (GITLAB_TEMP, tmp.as_str()), ("TMPDIR", tmp.as_str()), ("DAYPASS_ID_TOKEN", "a.b.c")];
+            let before = component.run(&["sh", "-e"], &component.before, &job);
+            assert!(!before.ok && before.all().contains("exists"), "{}", before.all());
             let after = component.run(&["sh", "-e"], &component.after, &job);
             assert!(after.ok && !after.all().contains("Usage"), "{}", after.all());
             assert!(!temp.path().join("ran").exists(), "{}", after.all());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Run, run,
     server::{GOOD, Server, Trouble},
-    vended::REGISTRY,
+    vended::{MOVED, REGISTRY},
 };
 
 const HELPER: &str = env!("CARGO_BIN_EXE_docker-credential-daypass");
@@ -174,5 +174,25 @@ fn another_name_of_the_registry_can_be_given() {
     assert!(login.code == 0 && login.stderr.contains("is for the registry 127.0.0.1:5000"), "{login:?}");
     assert!(login.stderr.contains("docker-credential-daypass is not on PATH"), "{login:?}");
     assert_eq!(server.helper("get", "localhost:5000").json()["Secret"], "canary-secret-1");
+    assert_eq!(server.helper("get", REGISTRY).code, 1);
+}
+
+#[test]
+fn a_registry_never_sees_the_secret_of_another_to_which_the_role_was_moved() {
+    let server = Server::new();
+    // By its own name, and by another one.
+    for (login, asked) in [("login moved-900", REGISTRY), ("login moved-900 localhost:5000", "localhost:5000")] {
+        assert_eq!(run(&mut server.registry(login)).code, 0);
+        assert_eq!(server.helper("get", asked).code, 0);
+    }
+    fs::remove_dir_all(server.home().join(".cache")).unwrap();
+    for asked in [REGISTRY, "localhost:5000"] {
+        let got = server.helper("get", asked);
+        assert!(got.code == 1 && got.stdout.contains(MOVED) && got.stdout.contains("registry logout"), "{got:?}");
+        assert!(!format!("{got:?}").contains("canary"), "{got:?}");
+    }
+    // A login made afterwards knows the new one.
+    assert_eq!(run(&mut server.registry("login moved-900")).code, 0);
+    assert_eq!(server.helper("get", MOVED).code, 0);
     assert_eq!(server.helper("get", REGISTRY).code, 1);
 }

@@ -4,7 +4,8 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    path::PathBuf,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -15,12 +16,17 @@ use crate::support::parts::wait_until;
 /// How long something may take that takes moments.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// A directory as logind makes it.
+pub fn private_dir(path: &Path) {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).unwrap();
+}
+
 impl Server {
     /// `exec` with these words before the command, which is a script for sh.
     pub fn exec(&self, words: &str, script: &str) -> Command {
         let mut command = self.daypass(&format!("exec {words} -- sh -c"));
         let runtime = self.runtime_dir();
-        fs::create_dir_all(&runtime).unwrap();
+        private_dir(&runtime);
         command.arg(script).env("PATH", std::env::var_os("PATH").unwrap()).env("XDG_RUNTIME_DIR", runtime).env("OUT", self.pki.dir.path());
         command
     }

@@ -1,5 +1,5 @@
 //! Credentials of the kinds that a client caches: by the name of the role, `aws-900` is a session of 900 seconds, `registry-900` a
-//! registry's secret.
+//! registry's secret, and `moved-900` one whose role is for another registry from the second call on.
 
 use daypass::{
     clock::{Clock, SystemClock},
@@ -8,6 +8,9 @@ use daypass::{
 
 /// The registry that the roles are for.
 pub const REGISTRY: &str = "127.0.0.1:5000";
+
+/// Where the role `moved-900` is moved to.
+pub const MOVED: &str = "moved.example.org";
 
 /// The lease and credential number `call` of a role; none when the role is of another kind.
 pub fn answer(role: &str, call: usize) -> Option<v1::IssueResponse> {
@@ -27,9 +30,10 @@ pub fn answer(role: &str, call: usize) -> Option<v1::IssueResponse> {
             };
             (v1::CredentialKind::Aws, v1::credential::Kind::Aws(session))
         }
-        "registry" => {
+        "registry" | "moved" => {
+            let registry = if kind == "moved" && call > 1 { MOVED } else { REGISTRY };
             let secret = v1::RegistryCredential {
-                registry: REGISTRY.to_owned(),
+                registry: registry.to_owned(),
                 username: format!("lease-{call}"),
                 secret: format!("canary-secret-{call}"),
                 expires_at,

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::DirBuilderExt,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -24,7 +25,7 @@ const SOON: Duration = Duration::from_secs(60);
 fn exec(world: &World, caller: &Caller, ttl: &str, script: &str) -> Command {
     let mut command = world.command(caller);
     let runtime = world.file("run");
-    fs::create_dir_all(&runtime).unwrap();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&runtime).unwrap();
     command.args(["exec", "web", "--ttl", ttl, "--", "sh", "-c", script]).stdin(Stdio::null());
     command.env("PATH", "/usr/bin:/bin").env("OUT", world.dir()).env("XDG_RUNTIME_DIR", runtime);
     command

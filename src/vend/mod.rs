@@ -26,7 +26,7 @@ pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
-pub use passes::{LONGEST_LIFE, SWEEP_BATCH, Swept};
+pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};
 pub use read::{PublicCa, WhoAmI};
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;

@@ -43,6 +43,9 @@ pub const DENY_EVERY: Duration = Duration::from_secs(15);
 /// How long a deny list rests that could not be published.
 const DENY_REST: Duration = Duration::from_secs(2);
 
+/// How long one rests that has more entries than its policy has room for: writing it again frees none.
+const OVERFLOW_REST: Duration = Duration::from_secs(30);
+
 /// Told when the service stops.
 pub type Shutdown = watch::Receiver<bool>;
 
@@ -195,7 +198,8 @@ async fn publish_deny(vend: Arc<Vend>, list: AwsDeny) {
         metrics::gauge!("daypass_deny_list_up", "aws" => list.aws.to_string(), "role_arn" => list.role_arn.clone()).set(up);
         if let Err(error) = published {
             tracing::warn!(%error, aws = %list.aws, role = list.role_arn, "the deny list will be tried again");
-            tokio::time::sleep(DENY_REST).await;
+            let rest = if vend.deny_overflows(&list, vend.now()) { OVERFLOW_REST } else { DENY_REST };
+            tokio::time::sleep(rest).await;
             tick.reset_immediately();
         }
     }

@@ -122,6 +122,9 @@ pub trait DenyDesk: Send + Sync {
     /// Whether the policy says now what the list says: for the pass that mends what another hand changed.
     async fn agrees(&self, list: &AwsDeny, revoked: &[RevokedSerial], now: Timestamp) -> Result<bool>;
 
+    /// How many entries of a list the policy can name; none where it names none.
+    fn room(&self, list: &AwsDeny) -> Option<usize>;
+
     /// When a change that was acknowledged at `published_at` holds everywhere.
     fn settled_at(&self, list: &AwsDeny, published_at: Timestamp) -> Timestamp;
 }

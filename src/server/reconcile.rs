@@ -1,4 +1,5 @@
-//! Gives back to a store what it lost: when it is another data set than the one that this server knew, the audit log is read again.
+//! Gives back to a store what it lost: at each start the revocations that were on record and not in the store yet; when it is another data
+//! set than the one that this server knew, all that the audit log knows.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,6 +25,10 @@ const REMEMBERED: &str = "store-incarnation";
 /// Watches the store's incarnation and reconciles when it changed. `settled` turns true when the store is known to have all that the audit
 /// log knows for the first time: until then its revocation lists may lack something, and no CRL is signed from them.
 pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir: PathBuf, settled: watch::Sender<bool>) {
+    match vend.take_up().await {
+        Ok(revocations) => tracing::debug!(revocations, "the newest records were looked through for revocations that a crash left open"),
+        Err(error) => tracing::warn!(%error, "revocations that a crash may have left open were not looked for"),
+    }
     let file = audit_dir.join(REMEMBERED);
     let mut known = tokio::fs::read_to_string(&file).await.ok();
     let mut tick = ticker(LOOK_EVERY);

@@ -20,6 +20,8 @@ use super::{Vend, crl::PUBLISH_TIMEOUT};
 use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
+    lease::{LeaseId, partition_of},
+    name::TenantName,
     revocation::{AwsDeny, RevocationList, RevokedSerial},
 };
 
@@ -28,6 +30,16 @@ pub const MAX_ROUNDS: usize = 5;
 
 /// How long a remote system may take to read or to write a policy.
 pub const DENY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Of the room of a list: from this part on a tenant that takes up a [`TENANT_PART`] of it gets no new sessions that would be denied by it,
+/// and from [`LAST_PART`] on nobody does. The rest is for sessions that are out already.
+pub const CROWDED_PART: (usize, usize) = (1, 2);
+
+/// See [`CROWDED_PART`].
+pub const TENANT_PART: (usize, usize) = (1, 4);
+
+/// See [`CROWDED_PART`].
+pub const LAST_PART: (usize, usize) = (3, 4);
 
 /// The deny lists that this server has to do with.
 #[derive(Default)]
@@ -42,6 +54,14 @@ struct Slot {
     wanted: AtomicU64,
     ring: Notify,
     served: watch::Sender<Served>,
+    /// The list as it was read last, whether it could be published or not.
+    listed: Mutex<Arc<Vec<RevokedSerial>>>,
+}
+
+impl Slot {
+    fn listed(&self) -> MutexGuard<'_, Arc<Vec<RevokedSerial>>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the newest publication was.
@@ -57,7 +77,7 @@ struct Served {
 struct Published {
     /// The revision of the list.
     revision: u64,
-    revoked: Vec<RevokedSerial>,
+    revoked: Arc<Vec<RevokedSerial>>,
     at: Timestamp,
 }
 
@@ -75,6 +95,35 @@ impl DenyLists {
     /// Resolves when somebody asked for a publication of this list.
     pub async fn rung(&self, list: &AwsDeny) {
         self.slot(list).ring.notified().await;
+    }
+
+    /// Refuses a new session of a tenant that its list may have no room for when it is revoked. Revoked sessions count against no cap, so that
+    /// without this one caller could fill a list, and the sessions of everybody else at that IAM role be past revocation. Tenants are told
+    /// apart by their partition. The list is the one that was read last: another server's entries count within
+    /// [`DENY_EVERY`](crate::background::DENY_EVERY).
+    pub(super) fn admit(&self, list: &AwsDeny, room: usize, tenant: &TenantName, now: Timestamp) -> Result<()> {
+        let listed = self.slot(list).listed().clone();
+        let (mut all, mut own) = (0, 0);
+        for entry in listed.iter().filter(|entry| entry.not_after > now) {
+            all += 1;
+            own += usize::from(partition_in(&entry.serial) == Some(partition_of(tenant)));
+        }
+        let reaches = |count: usize, (parts, of): (usize, usize)| count * of >= room * parts;
+        if !reaches(all, LAST_PART) && !(reaches(all, CROWDED_PART) && reaches(own, TENANT_PART)) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::LeaseCap,
+            format!(
+                "{all} sessions of {} were revoked and have not expired, and its policy has room for {room}: there are no new ones until                  some have expired; renew sessions instead of revoking and issuing them, or ask for shorter ones",
+                list.role_arn
+            ),
+        ))
+    }
+
+    /// Whether a list, as it was read last, has more entries than its policy has room for.
+    fn overflows(&self, list: &AwsDeny, room: usize, now: Timestamp) -> bool {
+        self.slot(list).listed().iter().filter(|entry| entry.not_after > now).count() > room
     }
 
     fn slot(&self, list: &AwsDeny) -> Arc<Slot> {
@@ -147,6 +196,8 @@ impl Vend {
         for _ in 0..MAX_ROUNDS {
             let ticket = slot.wanted.load(Ordering::Acquire);
             let (revision, revoked) = self.deny_entries(list, &slot, now).await?;
+            let revoked = Arc::new(revoked);
+            *slot.listed() = revoked.clone();
             let waited_for = ticket > slot.served.borrow().ticket;
             let agrees = !waited_for && bounded(desk.agrees(list, &revoked, now)).await?;
             if !agrees {
@@ -161,6 +212,11 @@ impl Vend {
         }
         slot.ring.notify_one();
         Ok(true)
+    }
+
+    /// Whether a list has more entries than its policy has room for: to write it again before some have lapsed changes nothing.
+    pub fn deny_overflows(&self, list: &AwsDeny, now: Timestamp) -> bool {
+        self.rules.load().issuers.aws.room(list).is_some_and(|room| self.denies.overflows(list, room, now))
     }
 
     /// What a list must deny. What was denied once stays so until it lapses, also when the store lost it and was not reconciled yet.
@@ -178,10 +234,15 @@ impl Vend {
         }
         let before = slot.served.borrow().published.clone();
         let named: HashSet<String> = revoked.iter().map(|entry| entry.serial.clone()).collect();
-        let before = before.iter().flat_map(|published| &published.revoked);
+        let before = before.iter().flat_map(|published| published.revoked.iter());
         revoked.extend(before.filter(|entry| entry.not_after > now && !named.contains(&entry.serial)).cloned());
         Ok((revision, revoked))
     }
+}
+
+/// The partition of the lease that an entry names.
+fn partition_in(serial: &str) -> Option<u8> {
+    u128::from_str_radix(serial, 16).ok().map(|number| LeaseId::from_bytes(number.to_be_bytes()).partition())
 }
 
 async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

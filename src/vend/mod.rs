@@ -21,12 +21,12 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
-pub use denies::{DenyLists, MAX_ROUNDS};
+pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS, TENANT_PART};
 pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
-pub use issue::{Issued, MAX_REPLACED, REMOTE_TIMEOUT};
+pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
-pub use passes::{LONGEST_LIFE, SWEEP_BATCH, Swept};
+pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};
 pub use read::{PublicCa, WhoAmI};
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;

@@ -1,12 +1,14 @@
 //! The passes: each one idempotent and without input, safe to run at any number of servers at once. `background` drives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
 
 use super::{Vend, open::Why, record::event_of_pass, revoke::Manner};
 use crate::{
     model::{
         SignedDuration, Timestamp,
-        error::Result,
+        error::{Error, Result},
         event::Event,
         lease::{Change, Lease, LeaseId, LeaseState},
         revocation::{RevocationList, RevokedSerial},
@@ -17,6 +19,23 @@ use crate::{
 
 /// Leases that a sweep takes at a time.
 pub const SWEEP_BATCH: usize = 1000;
+
+/// How many of the newest records a start looks at for revocations that are to be taken up: a batch of revocations is 1000 of them.
+pub const RECENT: u64 = 5_000;
+const _: () = assert!(RECENT <= super::MAX_OPEN as u64);
+
+/// What a start wants of a record.
+#[derive(Deserialize)]
+struct Recent {
+    #[serde(default)]
+    lease: Option<RecentLease>,
+}
+
+#[derive(Deserialize)]
+struct RecentLease {
+    id: LeaseId,
+    state: LeaseState,
+}
 
 /// What a sweep did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +152,26 @@ impl Vend {
             Some(error) if closed.is_empty() => Err(error),
             _ => Ok(closed.len()),
         }
+    }
+
+    /// Takes up the revocations that a process which died had on record and perhaps not in the store yet: among the newest [`RECENT`] records
+    /// of the log, so that a start takes as long whatever the log holds. What was carried out is found so. Answers how many there were.
+    pub async fn take_up(&self) -> Result<usize> {
+        let reader = self.audit.reader();
+        let after = reader.durable().borrow().saturating_sub(RECENT);
+        let revoking = tokio::task::spawn_blocking(move || {
+            let mut revoking = BTreeSet::new();
+            for record in reader.after(after)?.take(usize::try_from(RECENT).unwrap_or(usize::MAX)) {
+                let Recent { lease } = serde_json::from_str(&record?.1).map_err(Error::internal)?;
+                revoking.extend(lease.filter(|lease| lease.state == LeaseState::Revoking).map(|lease| lease.id));
+            }
+            Ok::<_, Error>(revoking)
+        });
+        let revoking = revoking.await.map_err(Error::internal)??;
+        for id in &revoking {
+            self.open.add(*id, Why::Revoked);
+        }
+        Ok(revoking.len())
     }
 
     /// Gives back to the store what it lost: leases and revocations, from their newest snapshots in the audit log. Answers how many

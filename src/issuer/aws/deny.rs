@@ -76,6 +76,14 @@ pub(super) fn state(by: DenyBy, revoked: &[RevokedSerial], overflow: AwsOverflow
     }
 }
 
+/// How many leases a policy of `size` characters can name; none where leases are denied by time, however many they are.
+pub(super) fn capacity(by: DenyBy, size: usize) -> Option<usize> {
+    match by {
+        DenyBy::SessionTag | DenyBy::SessionName => room(by, &[], size).ok(),
+        DenyBy::IssueTime => None,
+    }
+}
+
 /// A policy of these statements.
 pub(super) fn document(statements: &[Value]) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
@@ -249,6 +257,16 @@ mod tests {
         assert!(cut.contains(&uuid(last_cut + 1)) && !cut.contains(&uuid(last_cut)), "each lease is denied in one way");
         let time = Timestamp::from_second(at(i64::from(last_cut)).as_second() + 6).unwrap();
         assert!(cut.contains(&time.to_string()), "{cut}");
+    }
+
+    #[test]
+    fn the_capacity_is_what_fits_and_no_more() {
+        for (by, size) in [(DenyBy::SessionTag, 512), (DenyBy::SessionTag, 8000), (DenyBy::SessionName, 8000)] {
+            let capacity = u32::try_from(capacity(by, size).unwrap()).unwrap();
+            let left_out = |count| state(by, &list(count), Fail, size, at(0)).unwrap().left_out;
+            assert_eq!((left_out(capacity), left_out(capacity + 1)), (0, 1), "{by:?}, {size}");
+        }
+        assert_eq!(capacity(DenyBy::IssueTime, 512), None);
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl DenyDesk for AwsIssuer {
         desk::agrees(self.connection(&list.aws)?, list, revoked, self.overflow(list), now).await
     }
 
+    fn room(&self, list: &AwsDeny) -> Option<usize> {
+        let connection = self.connections.get(&list.aws)?;
+        deny::capacity(list.by, connection.config.deny_size)
+    }
+
     fn settled_at(&self, list: &AwsDeny, published_at: Timestamp) -> Timestamp {
         let span = self.connections.get(&list.aws).map_or(MAX_PROPAGATION, |connection| connection.config.propagation);
         published_at.checked_add(span).unwrap_or(Timestamp::MAX)

@@ -1,13 +1,13 @@
 //! A request that comes again under the same id.
 
-use super::{Granted, Issued, NotIssued};
+use super::{Granted, Issued, MAX_REPLACEMENTS, NotIssued, conditions::replacement};
 use crate::{
     issuer::{Again, Order},
     model::{
         Timestamp,
         error::{Code, Error, Result},
         event::Event,
-        lease::{Change, Lease, LeaseState, Reach},
+        lease::{AWS_LEEWAY, Change, Lease, LeaseState, Reach},
         name::RoleName,
     },
     store::Swap,
@@ -31,6 +31,7 @@ impl Vend {
         let again = granted.issuer().remint(&Order { lease: lease.id, ..*order }, &lease).await?;
         let Again::Same(credential) = again else {
             replaceable(&lease)?;
+            self.count_replacement(granted, &lease).await?;
             self.replace(granted, lease).await?;
             return Ok(None);
         };
@@ -53,6 +54,21 @@ impl Vend {
         }
         let now_stored = self.find(lease.id).await?;
         if now_stored.state == LeaseState::Active { Ok(now_stored) } else { Err(being_closed()) }
+    }
+
+    /// Each session that is replaced takes up room on a deny list until it would have expired, and counts against no cap meanwhile.
+    async fn count_replacement(&self, granted: &Granted<'_>, lease: &Lease) -> Result<()> {
+        let (Some(_), Some(request_id)) = (lease.revocation(), &granted.request.request_id) else { return Ok(()) };
+        let until = lease.expires_at.checked_add(AWS_LEEWAY).unwrap_or(Timestamp::MAX);
+        for nth in 1..=MAX_REPLACEMENTS {
+            if self.store.use_token(&lease.tenant, &replacement(granted.grant.identity(), request_id, nth, until)).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            Code::RequestIdReused,
+            format!("this request was answered, and its session replaced {MAX_REPLACEMENTS} times; use a new request id"),
+        ))
     }
 
     /// Revokes the lease of a request's first answer, which is lost, so that another one can take its place.

@@ -48,6 +48,11 @@ fn remembered_until(token: &VerifiedToken) -> Timestamp {
     token.expires_at.checked_add(MAX_LEEWAY).unwrap_or(Timestamp::MAX)
 }
 
+/// The mark of the nth replacement of a request's answer, kept among the uses of tokens.
+pub(super) fn replacement(identity: &Identity, id: &RequestId, nth: u8, until: Timestamp) -> TokenUseKey {
+    TokenUseKey { key: digest([b"replacement", &request_key(identity, id), &[nth]]), retry: None, until }
+}
+
 /// The same for the same caller and request id only; lengths go in first so that no two pairs run together.
 fn request_key(identity: &Identity, id: &RequestId) -> [u8; 16] {
     let (tenant, subject) = (identity.tenant.as_str().as_bytes(), identity.subject().as_str().as_bytes());

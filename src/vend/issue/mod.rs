@@ -34,6 +34,9 @@ pub(super) use remote::too_slow;
 /// once.
 pub const MAX_REPLACED: usize = 3;
 
+/// How often the answers to one request id may be replaced while the first of them would live, where each takes up room on a deny list.
+pub const MAX_REPLACEMENTS: u8 = 3;
+
 /// A lease with its credential, on the way to the caller.
 pub struct Issued {
     /// The lease, durable in the store and in the audit log.

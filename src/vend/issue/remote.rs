@@ -8,7 +8,7 @@ use crate::{
     model::{
         error::{Code, Error},
         event::Event,
-        lease::{Change, Lease, LeaseState},
+        lease::{Change, Handle, Lease, LeaseState},
     },
     store::OPEN_GRACE,
     vend::{Vend, open::Why, steps::measured_async},
@@ -25,6 +25,13 @@ impl Vend {
     /// leaves a lease that a pass closes, and whose credential it has denied.
     pub(super) async fn issue_remote(&self, granted: &Granted<'_>, reservation: Reservation) -> Result<Issued, NotIssued> {
         let Granted { call, grant, request, order, .. } = granted;
+
+        // What is revoked later must find room where it is denied.
+        if let Handle::Aws { deny: Some(deny), .. } = &reservation.handle
+            && let Some(room) = granted.rules.issuers.aws.room(deny)
+        {
+            self.denies.admit(deny, room, &grant.identity().tenant, order.now)?;
+        }
 
         // 2. Reserve: a pending lease, durable with the request's id and the use of the token. The sweep closes what stays pending.
         let new = conditions(grant, pending_lease(granted, reservation), request);

@@ -48,6 +48,8 @@ pub struct Cloud {
     sessions: Mutex<Vec<Session>>,
     policies: Mutex<BTreeMap<AwsDeny, Vec<RevokedSerial>>>,
     publications: AtomicUsize,
+    /// How many entries a policy by tag has room for.
+    pub room: AtomicUsize,
     /// Whether a session is made only once [`Cloud::go`] is told.
     pub slow: AtomicBool,
     /// Told when a session is asked for while it is slow.
@@ -78,6 +80,7 @@ impl Cloud {
             sessions: Mutex::default(),
             policies: Mutex::default(),
             publications: AtomicUsize::new(0),
+            room: AtomicUsize::new(usize::MAX / 4),
             slow: AtomicBool::new(false),
             asked: Notify::new(),
             go: Notify::new(),
@@ -195,9 +198,13 @@ impl DenyDesk for Cloud {
             self.asked.notify_one();
             self.go.notified().await;
         }
+        let fit = self.room(list).unwrap_or(usize::MAX).min(revoked.len());
         if fault != Some(When::Before) {
-            self.policies.lock().unwrap().insert(list.clone(), revoked.to_vec());
+            self.policies.lock().unwrap().insert(list.clone(), revoked[..fit].to_vec());
             self.publications.fetch_add(1, Ordering::SeqCst);
+        }
+        if fit < revoked.len() {
+            return Err(Self::fault());
         }
         tokio::task::yield_now().await;
         fault.map_or(Ok(()), |_| Err(Self::fault()))
@@ -210,6 +217,10 @@ impl DenyDesk for Cloud {
         let serials =
             |entries: &[RevokedSerial]| entries.iter().map(|entry| entry.serial.clone()).collect::<std::collections::BTreeSet<_>>();
         Ok(serials(self.policies.lock().unwrap().get(list).map(Vec::as_slice).unwrap_or_default()) == serials(revoked))
+    }
+
+    fn room(&self, list: &AwsDeny) -> Option<usize> {
+        (list.by != DenyBy::IssueTime).then(|| self.room.load(Ordering::SeqCst))
     }
 
     fn settled_at(&self, _list: &AwsDeny, published_at: Timestamp) -> Timestamp {

@@ -1,15 +1,20 @@
 //! A process that dies between any two steps, two hundred times: each session that it left is covered by a lease on record, and denied
 //! unless its lease had become the caller's.
 
-use std::{collections::BTreeSet, pin::pin, task::Poll};
+use std::{collections::BTreeSet, pin::pin, task::Poll, time::Instant};
 
-use daypass::model::{
-    SignedDuration,
-    lease::{Lease, LeaseFilter, LeaseId, LeaseState},
+use daypass::{
+    model::{
+        SignedDuration,
+        event::Event,
+        lease::{Lease, LeaseFilter, LeaseId, LeaseState},
+    },
+    vend::RECENT,
 };
 
 use super::{
     cloud::covers,
+    faulty::When,
     world::{World, operator},
 };
 
@@ -95,6 +100,56 @@ async fn two_hundred_crashes_leave_no_session_off_the_record_and_none_alive_that
     let sessions = world.cloud.sessions();
     let denied = sessions.iter().filter(|session| world.cloud.denies(session, world.vend.now())).count();
     assert!(sessions.len() > CRASHES / 4 && denied > CRASHES / 10, "{} sessions, {denied} denied", sessions.len());
+}
+
+/// A revocation that is on record holds, also where the process died before the store had it, and whatever its lease went through meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_on_record_outlives_a_crash_before_the_store_has_it() {
+    for renewed in [false, true] {
+        for certificate in [false, true] {
+            let mut world = World::new();
+            let issued = match certificate {
+                true => world.issue(&operator(), None).await.unwrap(),
+                false => world.session(&operator(), "deploy", None).await.unwrap(),
+            };
+            world.faults.plan_forever("swap", When::Before);
+            world.vend.revoke(&operator(), issued.lease.id, "leaked").await.expect_err("the store is away");
+            let on_record = |event: &Event| event.lease.as_ref().is_some_and(|lease| lease.state == LeaseState::Revoking);
+            assert!(world.events().iter().any(on_record));
+            world.restart().await;
+            world.faults.heal();
+            assert_eq!(world.stored(issued.lease.id).await.unwrap().state, LeaseState::Active, "the store knows nothing of it");
+            if renewed {
+                world.clock.forward(SignedDuration::from_mins(5));
+                world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+            }
+            assert_eq!(world.vend.close_open().await.unwrap(), 1);
+            world.settle().await;
+            assert_eq!(world.stored(issued.lease.id).await.unwrap().state, LeaseState::Revoked);
+            let now = world.vend.now();
+            assert!(world.cloud.sessions().iter().all(|session| world.cloud.denies(session, now)));
+
+            // What was carried out is not done again.
+            let records = world.events().len();
+            assert!(world.vend.take_up().await.unwrap() > 0);
+            world.settle().await;
+            assert_eq!(world.events().len(), records);
+        }
+    }
+}
+
+/// The newest records are read, however many there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_looks_at_the_newest_records_only() {
+    let world = World::new();
+    let issued = world.issue(&operator(), None).await.unwrap();
+    world.vend.revoke(&operator(), issued.lease.id, "").await.unwrap();
+    assert_eq!(world.vend.take_up().await.unwrap(), 1);
+    let event = world.events().remove(0);
+    world.log.append(vec![event; usize::try_from(RECENT).unwrap()]).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(world.vend.take_up().await.unwrap(), 0);
+    println!("{RECENT} records in {:?}", begun.elapsed());
 }
 
 async fn check(world: &World, held: &BTreeSet<LeaseId>, perhaps: &BTreeSet<LeaseId>) {

@@ -9,17 +9,18 @@ use daypass::{
     background,
     model::{
         SignedDuration, Timestamp,
+        error::Code,
         lease::{Handle, LeaseFilter, LeaseId, LeaseState},
         revocation::{AwsDeny, DenyBy, RevocationList, RevokedSerial},
     },
-    vend::{RevokeStep, SWEEP_BATCH},
+    vend::{MAX_REPLACEMENTS, RevokeStep, SWEEP_BATCH},
 };
 use tokio::sync::{mpsc, watch};
 
 use super::{
     cloud::list,
     faulty::When,
-    world::{World, operator},
+    world::{World, job, operator},
 };
 
 const TAG: DenyBy = DenyBy::SessionTag;
@@ -160,6 +161,71 @@ async fn a_restarted_server_finds_the_lists_that_the_store_has() {
     world.vend.find_denies().await.unwrap();
     assert!(world.vend.denies().known().contains(&list(TAG)));
     assert_eq!(world.store.revocation_lists().await.unwrap(), [RevocationList::Aws(list(TAG))]);
+}
+
+/// Who fills a list gets no more sessions of it, long before the revocations of others find no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenant_cannot_fill_a_list_that_others_need() {
+    const ROOM: usize = 16;
+    let world = World::new();
+    world.cloud.room.store(ROOM, Ordering::SeqCst);
+    let held = world.session(&job(0), "deploy", None).await.unwrap();
+    let mut filled = 0;
+    let refused = loop {
+        match world.session(&operator(), "deploy", None).await {
+            Ok(issued) => world.vend.revoke(&operator(), issued.lease.id, "").await.unwrap(),
+            Err(refused) => break refused,
+        };
+        filled += 1;
+        assert!(filled <= ROOM, "nobody stops it");
+    };
+    assert_eq!((refused.code(), filled), (Code::LeaseCap, ROOM / 2), "{refused}");
+    assert!(refused.public().contains("room for 16"), "{refused}");
+    assert_eq!(world.events().pop().unwrap().reason.as_deref(), Some("LEASE_CAP"));
+
+    // Another tenant has its own part, and what it holds can be revoked.
+    world.vend.revoke(&operator(), held.lease.id, "").await.expect("there is room");
+    for token in 1..4 {
+        let issued = world.session(&job(token), "deploy", None).await.unwrap();
+        world.vend.revoke(&operator(), issued.lease.id, "").await.unwrap();
+    }
+    let refused = world.session(&job(4), "deploy", None).await.err().expect("it took up its part too");
+    assert_eq!(refused.code(), Code::LeaseCap);
+    assert_eq!(world.cloud.policy(TAG).len(), ROOM * 3 / 4);
+    world.session(&operator(), "batch", None).await.expect("that list is another one");
+    world.clock.forward(SignedDuration::from_mins(32));
+    world.session(&operator(), "deploy", None).await.expect("they have expired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_id_replaces_a_few_sessions_and_then_keeps_the_last() {
+    let world = World::new();
+    for _ in 0..=MAX_REPLACEMENTS {
+        world.session(&job(1), "deploy", Some("step")).await.unwrap();
+    }
+    let refused = world.session(&job(1), "deploy", Some("step")).await.err().expect("that is no retry any more");
+    assert_eq!(refused.code(), Code::RequestIdReused, "{refused}");
+    assert_eq!(world.cloud.policy(TAG).len(), usize::from(MAX_REPLACEMENTS));
+    let live = world.leases().await.into_iter().filter(|lease| lease.state == LeaseState::Active).count();
+    assert_eq!(live, 1, "its holder keeps it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_room_for_all_is_known_for_it_until_some_lapse() {
+    let world = World::new();
+    for n in 0..3 {
+        let issued = world.session(&operator(), "deploy", None).await.unwrap();
+        world.clock.forward(SignedDuration::from_mins(1));
+        let revoked = world.vend.revoke(&operator(), issued.lease.id, "").await;
+        assert!(revoked.is_ok() && !world.vend.deny_overflows(&list(TAG), world.vend.now()), "{n}");
+    }
+    world.cloud.room.store(2, Ordering::SeqCst);
+    world.vend.publish_deny(&list(TAG), world.vend.now()).await.expect("it says what it should");
+    world.cloud.tamper(TAG, Vec::new());
+    world.vend.publish_deny(&list(TAG), world.vend.now()).await.expect_err("there is no room");
+    assert!(world.vend.deny_overflows(&list(TAG), world.vend.now()));
+    world.clock.forward(SignedDuration::from_mins(29));
+    assert!(!world.vend.deny_overflows(&list(TAG), world.vend.now()), "one has lapsed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

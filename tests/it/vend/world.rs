@@ -84,7 +84,7 @@ pub struct World {
     pub cloud: Arc<Cloud>,
     pub ca: CaName,
     pub dir: tempfile::TempDir,
-    log: Arc<dyn AuditLog>,
+    pub log: Arc<dyn AuditLog>,
     issuers: Issuers,
     csr: Vec<u8>,
     publishers: tokio::task::JoinSet<()>,
@@ -126,6 +126,7 @@ impl World {
         self.publishers.shutdown().await;
         self.vend = vend(&self.store, &self.log, &self.faults, &self.clock, &self.issuers);
         self.store.purge(&[], Timestamp::MIN).await.unwrap();
+        self.vend.take_up().await.unwrap();
         let origin = operator().origin;
         self.vend.unauthenticated(&origin, daypass::model::error::Error::new(Code::Unauthenticated, "whoever")).await;
         self.publish();

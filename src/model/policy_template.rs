@@ -59,8 +59,15 @@ impl PolicyTemplate {
     /// The claims that it reads.
     pub fn claims(&self) -> Vec<&str> {
         let mut found = Vec::new();
-        collect(&self.root, &mut found);
-        found
+        texts(&self.root, &mut found);
+        found.into_iter().flat_map(Template::claims).collect()
+    }
+
+    /// The texts in which `*` or `?` stands directly after a placeholder, as they were written.
+    pub fn open_ended(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        texts(&self.root, &mut found);
+        found.into_iter().filter(|text| text.is_open_ended()).map(Template::source).collect()
     }
 
     /// What AWS would refuse in a session policy, in words ("IAM JSON policy elements reference" in the IAM user guide).
@@ -143,12 +150,12 @@ fn blank(node: &Node) -> Value {
     }
 }
 
-fn collect<'a>(node: &'a Node, found: &mut Vec<&'a str>) {
+fn texts<'a>(node: &'a Node, found: &mut Vec<&'a Template>) {
     match node {
         Node::Fixed(_) => {}
-        Node::Text(template) => found.extend(template.claims()),
-        Node::List(items) => items.iter().for_each(|item| collect(item, found)),
-        Node::Table(fields) => fields.iter().for_each(|(_, value)| collect(value, found)),
+        Node::Text(template) => found.push(template),
+        Node::List(items) => items.iter().for_each(|item| texts(item, found)),
+        Node::Table(fields) => fields.iter().for_each(|(_, value)| texts(value, found)),
     }
 }
 

@@ -207,6 +207,15 @@ impl Template {
         self.parts.contains(&Part::Lease)
     }
 
+    /// Whether `*` or `?` stands directly after a placeholder: as a pattern the rendered text covers longer values, too.
+    pub fn is_open_ended(&self) -> bool {
+        self.parts.windows(2).any(|pair| match pair {
+            [Part::Literal(_), _] => false,
+            [_, Part::Literal(next)] => next.starts_with(['*', '?']),
+            _ => false,
+        })
+    }
+
     /// The template with the letter "a", which may stand anywhere, in each place: what is no name then is none for anybody.
     pub fn sample(&self) -> String {
         let texts = self.parts.iter().map(|part| match part {

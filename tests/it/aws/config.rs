@@ -182,3 +182,21 @@ fn a_session_that_nothing_reaches_is_warned_of() {
     assert!(config.warnings.iter().any(|warning| warning.message.contains("lives until it expires")), "{:?}", config.warnings);
     assert!(config.rules.issuers.aws.lists().is_empty());
 }
+
+#[test]
+fn a_pattern_directly_after_a_value_is_advised_against() {
+    let dir = etc();
+    let advice = |resource: &str| {
+        let policy = format!(
+            r#"{{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow", "Action": "s3:GetObject", "Resource": ["{resource}"]}}]}}"#
+        );
+        let config = load(dir.path(), &format!("{SAMPLE}{WAY}{ROLE}session_policy = '{policy}'\n")).unwrap();
+        config.warnings.iter().filter(|warning| warning.message.contains("directly after a placeholder")).count()
+    };
+    for open in ["arn:aws:s3:::b/{claims.repository_id}*", "arn:aws:s3:::b/{tenant}?/x", "arn:aws:s3:::b/x-{tenant}/{role}*"] {
+        assert_eq!(advice(open), 1, "{open}");
+    }
+    for closed in ["arn:aws:s3:::b/{claims.repository_id}/*", "arn:aws:s3:::*/{tenant}", "arn:aws:s3:::b/{tenant}/${aws:username}*"] {
+        assert_eq!(advice(closed), 0, "{closed}");
+    }
+}

@@ -172,8 +172,14 @@ fn one_list(role: &AwsRole, other: &Role) -> Option<String> {
 pub(in crate::server::config) fn check(spec: &AwsRole, role: &Role, catalog: &Catalog, configured: &Configured) -> RoleReport {
     let Some(way) = configured.way(&spec.aws) else { return RoleReport::default() };
     let asked = Asked { role: spec, way, default_ttl: role.default_ttl, max_ttl: role.max_ttl, signs: configured.signs_jwts };
-    let AwsReport { mut faults, warnings } = check_role(&asked);
+    let AwsReport { mut faults, mut warnings } = check_role(&asked);
     faults.extend(catalog.roles.values().filter_map(|other| one_list(spec, other)));
+    warnings.extend(spec.session_policy.iter().flat_map(PolicyTemplate::open_ended).map(|text| {
+        format!(
+            "session_policy: in {text:?} a pattern begins directly after a placeholder: who has the value \"a\" gets what is of \"ab\", too; \
+             put a mark between them that no value holds, such as /"
+        )
+    }));
     RoleReport { faults, warnings }
 }
 

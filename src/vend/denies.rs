@@ -109,7 +109,8 @@ impl DenyLists {
             own += usize::from(partition_in(&entry.serial) == Some(partition_of(tenant)));
         }
         let reaches = |count: usize, (parts, of): (usize, usize)| count * of >= room * parts;
-        if !reaches(all, LAST_PART) && !(reaches(all, CROWDED_PART) && reaches(own, TENANT_PART)) {
+        let crowded_by_tenant = reaches(all, CROWDED_PART) && reaches(own, TENANT_PART);
+        if !crowded_by_tenant && !reaches(all, LAST_PART) {
             return Ok(());
         }
         Err(Error::new(

@@ -20,8 +20,6 @@ use super::{Vend, crl::PUBLISH_TIMEOUT};
 use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
-    lease::{LeaseId, partition_of},
-    name::TenantName,
     revocation::{AwsDeny, RevocationList, RevokedSerial},
 };
 
@@ -31,14 +29,10 @@ pub const MAX_ROUNDS: usize = 5;
 /// How long a remote system may take to read or to write a policy.
 pub const DENY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Of the room of a list: from this part on a tenant that takes up a [`TENANT_PART`] of it gets no new sessions that would be denied by it,
-/// and from [`LAST_PART`] on nobody does. The rest is for sessions that are out already.
+/// Of the room of a list: from this part on it is kept for revocations of others' sessions, see [`DenyLists::is_crowded`].
 pub const CROWDED_PART: (usize, usize) = (1, 2);
 
-/// See [`CROWDED_PART`].
-pub const TENANT_PART: (usize, usize) = (1, 4);
-
-/// See [`CROWDED_PART`].
+/// Of the room of a list: from this part on there are no new sessions that it would have to deny.
 pub const LAST_PART: (usize, usize) = (3, 4);
 
 /// The deny lists that this server has to do with.
@@ -97,34 +91,35 @@ impl DenyLists {
         self.slot(list).ring.notified().await;
     }
 
-    /// Refuses a new session of a tenant that its list may have no room for when it is revoked. Revoked sessions count against no cap, so that
-    /// without this one caller could fill a list, and the sessions of everybody else at that IAM role be past revocation. Tenants are told
-    /// apart by their partition. The list is the one that was read last: another server's entries count within
-    /// [`DENY_EVERY`](crate::background::DENY_EVERY).
-    pub(super) fn admit(&self, list: &AwsDeny, room: usize, tenant: &TenantName, now: Timestamp) -> Result<()> {
-        let listed = self.slot(list).listed().clone();
-        let (mut all, mut own) = (0, 0);
-        for entry in listed.iter().filter(|entry| entry.not_after > now) {
-            all += 1;
-            own += usize::from(partition_in(&entry.serial) == Some(partition_of(tenant)));
-        }
-        let reaches = |count: usize, (parts, of): (usize, usize)| count * of >= room * parts;
-        let crowded = reaches(all, CROWDED_PART) && reaches(own, TENANT_PART);
-        if !(crowded || reaches(all, LAST_PART)) {
+    /// Refuses a new session that could not be denied alone once it is revoked.
+    pub(super) fn admit(&self, list: &AwsDeny, room: usize, now: Timestamp) -> Result<()> {
+        let listed = self.listed(list, now);
+        if !reaches(listed, room, LAST_PART) {
             return Ok(());
         }
-        Err(Error::new(
-            Code::LeaseCap,
-            format!(
-                "{all} sessions of {} were revoked and have not expired, and its policy has room for {room}: there are no new ones until                  some have expired; renew sessions instead of revoking and issuing them, or ask for shorter ones",
-                list.role_arn
-            ),
-        ))
+        let why = format!(
+            "{listed} sessions of {} were revoked and have not expired, and its policy has room for {room}: there are no new ones until some \
+             have expired",
+            list.role_arn
+        );
+        Err(Error::new(Code::LeaseCap, why))
+    }
+
+    /// Whether a list has only the room left that is kept for who must end sessions of others. What a holder gives back itself, or replaces,
+    /// is not named there any more: else one caller could fill it, and put everybody else's sessions past revocation.
+    pub(super) fn is_crowded(&self, list: &AwsDeny, room: usize, now: Timestamp) -> bool {
+        reaches(self.listed(list, now), room, CROWDED_PART)
     }
 
     /// Whether a list, as it was read last, has more entries than its policy has room for.
     fn overflows(&self, list: &AwsDeny, room: usize, now: Timestamp) -> bool {
-        self.slot(list).listed().iter().filter(|entry| entry.not_after > now).count() > room
+        self.listed(list, now) > room
+    }
+
+    /// Entries of a list that have not expired, as it was read last: another server's count within
+    /// [`DENY_EVERY`](crate::background::DENY_EVERY).
+    fn listed(&self, list: &AwsDeny, now: Timestamp) -> usize {
+        self.slot(list).listed().iter().filter(|entry| entry.not_after > now).count()
     }
 
     fn slot(&self, list: &AwsDeny) -> Arc<Slot> {
@@ -241,12 +236,12 @@ impl Vend {
     }
 }
 
-/// The partition of the lease that an entry names.
-fn partition_in(serial: &str) -> Option<u8> {
-    u128::from_str_radix(serial, 16).ok().map(|number| LeaseId::from_bytes(number.to_be_bytes()).partition())
-}
-
 async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let late = || Error::new(Code::IssuerUnavailable, "AWS does not answer in time");
     tokio::time::timeout(DENY_TIMEOUT, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Whether so many fill a part of a room.
+fn reaches(count: usize, room: usize, (parts, of): (usize, usize)) -> bool {
+    count * of >= room * parts
 }

@@ -21,7 +21,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
-pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS, TENANT_PART};
+pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS};
 pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;

@@ -121,12 +121,30 @@ impl Vend {
         if let Err(denial) = decided {
             return Err(self.denied(call, About { role: Some(&lease.role), ..about() }, *denial, now).await);
         }
+        let lease = self.given_back(call, lease, now);
         let outcome = self.revoke_batch(vec![lease], |lease| revoked_by(call, lease, reason, now), now, Manner::Asked).await;
         match outcome.into_iter().next() {
             Some((_, Ok(lease))) => Ok(lease),
             Some((_, Err(error))) => Err(self.ended(call, about(), error, now).await),
             None => Err(super::defect("a batch of one gave no outcome")),
         }
+    }
+
+    /// A lease that its own holder gives back, as a job does at its end: where the list that would deny it is crowded its session lives to
+    /// its expiry, and the record and the answer say so. The room that is left is for who must end the sessions of others.
+    pub(super) fn given_back(&self, call: &Call, mut lease: Lease, now: Timestamp) -> Lease {
+        let own = lease.tenant == call.identity.tenant && lease.subject == *call.identity.subject();
+        if own
+            && lease.state == LeaseState::Active
+            && let Handle::Aws { deny, .. } = &mut lease.handle
+            && let Some(list) = deny
+            && let Some(room) = self.rules.load().issuers.aws.room(list)
+            && self.denies.is_crowded(list, room, now)
+        {
+            *deny = None;
+            lease.reach = Reach::Expiry;
+        }
+        lease
     }
 
     /// Revokes every live lease that matches and that the caller may revoke. It goes on to its end when the receiver is dropped: what an
@@ -167,6 +185,7 @@ impl Vend {
         loop {
             let now = self.clock.now();
             let (leases, next) = self.revocable_page(call, filter, after).await?;
+            let leases = leases.into_iter().map(|lease| self.given_back(call, lease, now)).collect();
             for (id, outcome) in self.revoke_batch(leases, |lease| revoked_by(call, lease, reason, now), now, Manner::Asked).await {
                 match outcome {
                     Ok(lease) => {

@@ -82,6 +82,7 @@ impl Vend {
                 .push("the same request id: nobody can make this lease's credential again; another lease takes its place".to_owned());
             event
         };
+        let lease = self.given_back(call, lease, order.now);
         let outcome = self.revoke_batch(vec![lease], event, order.now, Manner::Replaced).await;
         match outcome.into_iter().next() {
             Some((_, Ok(lease))) if !lease.state.is_live() => Ok(()),

@@ -30,7 +30,7 @@ impl Vend {
         if let Handle::Aws { deny: Some(deny), .. } = &reservation.handle
             && let Some(room) = granted.rules.issuers.aws.room(deny)
         {
-            self.denies.admit(deny, room, &grant.identity().tenant, order.now)?;
+            self.denies.admit(deny, room, order.now)?;
         }
 
         // 2. Reserve: a pending lease, durable with the request's id and the use of the token. The sweep closes what stays pending.

@@ -2,7 +2,7 @@
 
 use super::{Granted, Issued, NotIssued, conditions::conditions};
 use crate::{
-    issuer::Minted,
+    issuer::{Minted, Reservation},
     model::{
         credential::Credential,
         lease::{Lease, LeaseState},
@@ -36,25 +36,8 @@ impl Vend {
 }
 
 fn new_lease(granted: &Granted<'_>, minted: Minted) -> (Lease, Credential) {
-    let Granted { grant, order, .. } = granted;
-    let identity = grant.identity();
-    let mut lease = Lease {
-        id: order.lease,
-        version: 1,
-        role: grant.role().name.clone(),
-        kind: grant.role().kind(),
-        tenant: identity.tenant.clone(),
-        subject: identity.subject().clone(),
-        state: LeaseState::Active,
-        issued_at: order.now,
-        expires_at: minted.expires_at,
-        renew_until: grant.renew_until().max(minted.expires_at),
-        generation: 1,
-        reach: minted.reach,
-        live_until: minted.expires_at,
-        revoked_at: None,
-        handle: minted.handle,
-    };
-    lease.live_until = lease.accepted_until();
-    (lease, minted.credential)
+    let Minted { credential, handle, expires_at, reach } = minted;
+    let mut lease = granted.lease(LeaseState::Active, Reservation { handle, expires_at, reach });
+    lease.renew_until = lease.renew_until.max(lease.expires_at);
+    (lease, credential)
 }

@@ -13,13 +13,13 @@ use super::{
 };
 use crate::{
     clock,
-    issuer::{Issuer, Order},
+    issuer::{Issuer, Order, Reservation},
     model::{
         Timestamp,
         credential::Credential,
         error::{Code, Error, Result},
         event::{Event, Outcome},
-        lease::{Lease, LeaseId},
+        lease::{Lease, LeaseId, LeaseState},
         request::IssueRequest,
     },
     policy::Grant,
@@ -59,6 +59,32 @@ struct Granted<'a> {
 impl<'a> Granted<'a> {
     fn issuer(&self) -> &'a dyn Issuer {
         self.rules.issuers.of(&self.grant.role().spec)
+    }
+
+    /// The lease as it is stored first, for what was made or is about to be.
+    fn lease(&self, state: LeaseState, made: Reservation) -> Lease {
+        let Self { grant, order, .. } = self;
+        let Reservation { handle, expires_at, reach } = made;
+        let identity = grant.identity();
+        let mut lease = Lease {
+            id: order.lease,
+            version: 1,
+            role: grant.role().name.clone(),
+            kind: grant.role().kind(),
+            tenant: identity.tenant.clone(),
+            subject: identity.subject().clone(),
+            state,
+            issued_at: order.now,
+            expires_at,
+            renew_until: grant.renew_until(),
+            generation: 1,
+            reach,
+            live_until: expires_at,
+            revoked_at: None,
+            handle,
+        };
+        lease.live_until = lease.accepted_until();
+        lease
     }
 }
 

@@ -34,7 +34,7 @@ impl Vend {
         }
 
         // 2. Reserve: a pending lease, durable with the request's id and the use of the token. The sweep closes what stays pending.
-        let new = conditions(grant, pending_lease(granted, reservation), request);
+        let new = conditions(grant, granted.lease(LeaseState::Pending, reservation), request);
         if let Some(again) = self.place(granted, &new).await? {
             return Ok(again);
         }
@@ -104,26 +104,4 @@ impl Vend {
 pub(in crate::vend) fn too_slow() -> NotMinted {
     let error = Error::new(Code::IssuerUnavailable, "the system that makes the credential does not answer in time; try again");
     NotMinted { error, maybe_made: true }
-}
-
-fn pending_lease(granted: &Granted<'_>, reservation: Reservation) -> Lease {
-    let Granted { grant, order, .. } = granted;
-    let identity = grant.identity();
-    Lease {
-        id: order.lease,
-        version: 1,
-        role: grant.role().name.clone(),
-        kind: grant.role().kind(),
-        tenant: identity.tenant.clone(),
-        subject: identity.subject().clone(),
-        state: LeaseState::Pending,
-        issued_at: order.now,
-        expires_at: reservation.expires_at,
-        renew_until: grant.renew_until(),
-        generation: 1,
-        reach: reservation.reach,
-        live_until: reservation.expires_at,
-        revoked_at: None,
-        handle: reservation.handle,
-    }
 }

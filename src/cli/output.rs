@@ -187,6 +187,9 @@ mod tests {
             revoked_at: None,
             serial: "0a".to_owned(),
             credential_id: "0a".to_owned(),
+            rotation: None,
+            acknowledged_generation: 0,
+            enrolled: false,
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     types::{
         AwsCredential, ConsideredPolicy, Credential, CredentialKind, Explanation, FailedCondition, IssueOrder, Issued, JwtCredential,
         Lease, LeaseFilter, LeaseState, OrderInput, Page, Reach, Record, RegistryCredential, RenewOrder, Revocation, RevokeFailure,
-        RevokeStep, WhoAmI, X509Credential,
+        RevokeStep, RotationWindow, WhoAmI, X509Credential,
     },
 };
 use crate::{model::secret::Secret, proto::v1};
@@ -32,7 +32,7 @@ pub(super) fn renew_request(order: RenewOrder) -> v1::RenewRequest {
         OrderInput::Audience(audience) => Some(Input::Jwt(v1::JwtInput { audience })),
         OrderInput::Nothing => None,
     };
-    v1::RenewRequest { lease_id, ttl: ttl.map(duration), input }
+    v1::RenewRequest { lease_id, ttl: ttl.map(duration), input, generation: 0 }
 }
 
 pub(super) fn filter(filter: LeaseFilter) -> v1::LeaseFilter {
@@ -146,6 +146,9 @@ fn lease(got: Option<v1::Lease>) -> Result<Lease> {
         revoked_at,
         serial,
         credential_id,
+        rotation,
+        acknowledged_generation,
+        enrolled,
     } = got.ok_or_else(|| missing("lease"))?;
     Ok(Lease {
         id: lease_id(&id)?,
@@ -163,7 +166,16 @@ fn lease(got: Option<v1::Lease>) -> Result<Lease> {
         revoked_at: revoked_at.map(|at| timestamp(at, "revoked_at")).transpose()?,
         serial,
         credential_id,
+        rotation: rotation.map(rotation_window).transpose()?,
+        acknowledged_generation,
+        enrolled,
     })
+}
+
+fn rotation_window(got: v1::RotationWindow) -> Result<RotationWindow> {
+    let v1::RotationWindow { start, end } = got;
+    let at = |at: Option<prost_types::Timestamp>, name| timestamp(at.ok_or_else(|| missing(name))?, name);
+    Ok(RotationWindow { start: at(start, "rotation.start")?, end: at(end, "rotation.end")? })
 }
 
 /// A UUID as the service writes it (RFC 9562, section 4): scripts put it into files where a line end or a quote would mean something.
@@ -308,6 +320,9 @@ mod tests {
             revoked_at: None,
             serial: "0a1b".to_owned(),
             credential_id: "0a1b".to_owned(),
+            rotation: None,
+            acknowledged_generation: 0,
+            enrolled: false,
         }
     }
 

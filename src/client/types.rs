@@ -125,6 +125,22 @@ pub struct Lease {
     /// What names the newest credential at the system that takes it; empty where nothing does.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub credential_id: String,
+    /// When its next credential is due; none when none can be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationWindow>,
+    /// The newest generation that its holder acknowledged; 0 when it acknowledged none.
+    pub acknowledged_generation: u32,
+    /// Whether it is the client certificate of an enrolled agent: only this very certificate renews it.
+    pub enrolled: bool,
+}
+
+/// When the next credential of a lease is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RotationWindow {
+    /// From when on.
+    pub start: Timestamp,
+    /// Until when: who polls asks before.
+    pub end: Timestamp,
 }
 
 /// A lease with its new credential.

@@ -35,6 +35,8 @@ pub struct Order<'a> {
     pub lease: LeaseId,
     /// What the caller sent for the kind of the role.
     pub input: &'a Input,
+    /// Which credential of the lease it will be, from 1.
+    pub generation: u32,
     /// The handle of the lease when it is being renewed.
     pub earlier: Option<&'a Handle>,
     /// When the lease was or is being issued, or renewed.

@@ -38,6 +38,14 @@ pub enum Code {
     NotRenewable,
     /// The request id was used for another request.
     RequestIdReused,
+    /// An older generation of a lease was shown than its holder had acknowledged: two hold it.
+    GenerationSuperseded,
+    /// Another stream of the same holder has taken the lease up.
+    WatchTakenOver,
+    /// The enrolment code is unknown, was redeemed by another, or is past its time.
+    EnrollmentCode,
+    /// The state of the service's key does not allow it.
+    KeyState,
     /// The tenant or the caller has as many live leases as it may have.
     LeaseCap,
     /// The caller asks too often.
@@ -78,6 +86,10 @@ impl Code {
             Self::LeaseState => "LEASE_STATE",
             Self::NotRenewable => "NOT_RENEWABLE",
             Self::RequestIdReused => "REQUEST_ID_REUSED",
+            Self::GenerationSuperseded => "GENERATION_SUPERSEDED",
+            Self::WatchTakenOver => "WATCH_TAKEN_OVER",
+            Self::EnrollmentCode => "ENROLLMENT_CODE",
+            Self::KeyState => "KEY_STATE",
             Self::LeaseCap => "LEASE_CAP",
             Self::RateLimited => "RATE_LIMITED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",

@@ -1,11 +1,15 @@
 //! A lease: the record of one vended credential, and the only legal ways in which it changes.
 
 mod id;
+mod rotation;
 mod stamp;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::id::{BadLeaseId, LeaseId, PARTITIONS, partition_of};
+pub use self::{
+    id::{BadLeaseId, LeaseId, PARTITIONS, partition_of},
+    rotation::{Claim, RotationWindow, ServerId},
+};
 use super::{
     SignedDuration, Timestamp,
     credential::CredentialKind,
@@ -118,6 +122,10 @@ pub enum Handle {
         /// The first 16 bytes of SHA-256 over what the newest certificate's signature covers (its TBSCertificate), lower-case
         /// hex: a retried request makes the same certificate again or is refused.
         tbs: String,
+        /// The public key of the next certificate, given ahead by the holder: SubjectPublicKeyInfo (RFC 5280 section 4.1), DER in
+        /// lower-case hex. A renewal uses it up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next_key: Option<String>,
     },
     /// An AWS session, or what `docker login` takes by way of one.
     Aws {
@@ -215,6 +223,24 @@ pub struct Lease {
     pub revoked_at: Option<Timestamp>,
     /// How to find the credential again.
     pub handle: Handle,
+    /// When its newest credential was made; none for the first one, which `issued_at` dates.
+    #[serde(with = "stamp::maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<Timestamp>,
+    /// The newest generation that its holder said it has; 0 when it said nothing. Who shows an older one later is another holder.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub acknowledged: u32,
+    /// Who is rotating it now, and until when nobody else does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+    /// Whether it was issued for an enrolment code: it is then its holder's own identity, only this very certificate renews it, and an
+    /// older one is refused as soon as a newer one was acknowledged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enrolled: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A change of a lease.
@@ -244,8 +270,21 @@ pub enum Change {
     },
     /// A retry of the request that made it took it over.
     TakeOver,
+    /// A server begins to rotate it.
+    Claim(Claim),
+    /// That server gives it up.
+    Unclaim,
+    /// Its holder has a generation, and perhaps gives the public key of the next one.
+    Acknowledge {
+        /// The generation.
+        generation: u32,
+        /// As in [`Handle::X509`].
+        next_key: Option<String>,
+    },
     /// A new credential under it.
     Renew {
+        /// When that was made.
+        at: Timestamp,
         /// When that expires.
         expires_at: Timestamp,
         /// Where to find it.
@@ -314,7 +353,22 @@ impl Lease {
                     return Err(IllegalChange { state: self.state, change: "be taken over" });
                 }
             }
-            Change::Renew { expires_at, handle } => {
+            Change::Claim(claim) => {
+                self.must_be_active("be claimed")?;
+                next.claim = Some(claim);
+            }
+            Change::Unclaim => {
+                self.must_be_active("be given up")?;
+                next.claim = None;
+            }
+            Change::Acknowledge { generation, next_key: key } => {
+                self.must_be_active("be acknowledged")?;
+                next.acknowledged = self.acknowledged.max(generation.min(self.generation));
+                if let (Handle::X509 { next_key, .. }, Some(key)) = (&mut next.handle, key) {
+                    *next_key = Some(key);
+                }
+            }
+            Change::Renew { at, expires_at, handle } => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });
                 }
@@ -322,6 +376,8 @@ impl Lease {
                 next.live_until = next.accepted_until();
                 next.handle = handle;
                 next.generation = self.generation.saturating_add(1);
+                next.renewed_at = Some(at);
+                next.claim = None;
             }
             Change::BeginRevoke { at } => {
                 next.move_to(LeaseState::Revoking, "be revoked")?;
@@ -334,6 +390,10 @@ impl Lease {
             Change::Expire => next.move_to(LeaseState::Expired, "expire")?,
         }
         Ok(next)
+    }
+
+    fn must_be_active(&self, change: &'static str) -> Result<(), IllegalChange> {
+        if self.state == LeaseState::Active { Ok(()) } else { Err(IllegalChange { state: self.state, change }) }
     }
 
     fn move_to(&mut self, state: LeaseState, verb: &'static str) -> Result<(), IllegalChange> {

@@ -38,6 +38,11 @@ pub struct Role {
     /// The longest life of a lease from its issue on, through all renewals; at least `max_ttl`.
     /// When it equals `max_ttl` the role's leases can only be renewed up to there.
     pub max_life: SignedDuration,
+    /// How long a lease may live after its holder last showed a token: at least `max_ttl`. A watched lease of a token's holder rotates up
+    /// to there and no further without a fresh one. It says nothing of holders of certificates.
+    pub max_life_per_token: SignedDuration,
+    /// What becomes of a lease when an older generation of it is shown than was acknowledged.
+    pub on_clone: OnClone,
     /// What kind of credential it vends, and what that says.
     pub spec: RoleSpec,
 }
@@ -53,6 +58,17 @@ impl Role {
             RoleSpec::Jwt(_) => CredentialKind::Jwt,
         }
     }
+}
+
+/// What becomes of a lease that two hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnClone {
+    /// It goes on record, and who showed the older generation is refused.
+    Alert,
+    /// That, and the lease is revoked: which of the two is the thief is not known.
+    #[default]
+    Revoke,
 }
 
 /// What a role's credential says, by kind.

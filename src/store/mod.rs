@@ -99,6 +99,48 @@ pub struct Stats {
     pub oldest_due: Option<Timestamp>,
 }
 
+/// What servers share besides leases: few, small, changed by compare-and-set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Collection {
+    /// Keys of the service, sealed: `<ring>-<number>`.
+    Keys,
+    /// Enrolment codes that were not redeemed, by the hash of the code.
+    Enrollments,
+    /// Servers that run, and what those who watch the trust bundle there have acknowledged, by [`crate::model::lease::ServerId`].
+    Servers,
+}
+
+impl Collection {
+    /// Every collection.
+    pub const ALL: [Self; 3] = [Self::Keys, Self::Enrollments, Self::Servers];
+
+    /// Its name in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Enrollments => "enrollments",
+            Self::Servers => "servers",
+        }
+    }
+}
+
+/// One of a collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key in the collection: 1 to 128 characters of `[A-Za-z0-9_-]`.
+    pub key: String,
+    /// Counts its changes, from 1.
+    pub version: u64,
+    /// What it says, at most [`MAX_ENTRY`] bytes.
+    pub body: Vec<u8>,
+}
+
+/// The longest body of an [`Entry`], in bytes.
+pub const MAX_ENTRY: usize = 64 * 1024;
+
+/// The most entries of one collection.
+pub const MAX_ENTRIES: usize = 10_000;
+
 /// A lease store. Every error has code [`Code::StoreUnavailable`] and may mean that the outcome is unknown; every method
 /// answers or fails within the adapter's configured time limit.
 #[async_trait]
@@ -154,6 +196,26 @@ pub trait LeaseStore: Send + Sync {
     /// Identifies the data set: changes when the store may have lost acknowledged writes (another primary, an emptied
     /// server), which is a reason to reconcile it with the audit log.
     async fn incarnation(&self) -> Result<String, Error>;
+}
+
+/// What servers share besides leases. Both adapters have it beside [`LeaseStore`]; errors and repetitions are as there.
+#[async_trait]
+pub trait EntryStore: Send + Sync {
+    /// The revision of a collection: it changes whenever an entry does. One cheap read.
+    async fn entries_revision(&self, collection: Collection) -> Result<u64, Error>;
+
+    /// The entries of a collection, in order of key, at most [`MAX_ENTRIES`].
+    async fn entries(&self, collection: Collection) -> Result<Vec<Entry>, Error>;
+
+    /// One entry.
+    async fn entry(&self, collection: Collection, key: &str) -> Result<Option<Entry>, Error>;
+
+    /// Writes an entry over the version before it ([`Entry::version`] 1 over none). `false` when another version is there, or when the
+    /// collection is full. Repeating a write that was done answers `true` again when the entry there equals it.
+    async fn write_entry(&self, collection: Collection, entry: &Entry) -> Result<bool, Error>;
+
+    /// Deletes an entry in this version. `false` when another version is there; `true` when there is none.
+    async fn delete_entry(&self, collection: Collection, key: &str, version: u64) -> Result<bool, Error>;
 }
 
 /// An error of a store: the caller learns that it is away, the log why.

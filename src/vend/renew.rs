@@ -39,7 +39,14 @@ impl Vend {
 
         // 2. Mint, once the token has not served before: it may not carry a lease past what a fresh one would.
         let issuer = rules.issuers.of(&grant.role().spec);
-        let order = Order { grant: &grant, lease: id, input: &input, earlier: Some(&stored.handle), now };
+        let order = Order {
+            grant: &grant,
+            lease: id,
+            input: &input,
+            generation: stored.generation.saturating_add(1),
+            earlier: Some(&stored.handle),
+            now,
+        };
         let again = async {
             let same = [stored.id.as_bytes().as_slice(), input.bytes()].concat();
             if let Some(token) = token_use(&call.identity, &stored.role, Some(&same))
@@ -61,7 +68,7 @@ impl Vend {
         };
 
         // 3. Make it durable.
-        let change = Change::Renew { expires_at: minted.expires_at.max(stored.expires_at), handle: minted.handle };
+        let change = Change::Renew { at: now, expires_at: minted.expires_at.max(stored.expires_at), handle: minted.handle };
         let renewed = extended.as_ref().unwrap_or(&stored).apply(change).map_err(|illegal| super::defect(&illegal.to_string()))?;
         if let Err(error) = self.swap_one(&renewed).await {
             return Err(self.ended(call, about(), error, now).await);

@@ -10,7 +10,7 @@ struct Wall {
     why: &'static str,
 }
 
-const WALLS: [Wall; 6] = [
+const WALLS: [Wall; 7] = [
     Wall {
         rooms: &["src/model/", "src/policy/"],
         forbidden: &["tonic*", "prost*", "tokio*", "redis", "rusqlite", "aws_*", "rustls*", "rcgen", "axum", "hyper*", "reqwest"],
@@ -54,9 +54,23 @@ const WALLS: [Wall; 6] = [
         why: "the edges call vend; what they could do behind its back would be on no record",
     },
     Wall {
-        rooms: &["src/client", "src/cli"],
-        forbidden: &["crate::server", "crate::vend", "crate::background", "crate::store", "crate::issuer"],
+        rooms: &["src/client", "src/cli", "src/agent"],
+        forbidden: &["crate::server", "crate::vend", "crate::background", "crate::store", "crate::issuer", "crate::keys"],
         why: "the client's wing runs beside a job and holds nothing of the service",
+    },
+    Wall {
+        rooms: &["src/keys"],
+        forbidden: &[
+            "crate::store",
+            "crate::audit",
+            "crate::issuer",
+            "crate::authn",
+            "crate::vend",
+            "crate::server",
+            "crate::proto",
+            "tonic*",
+        ],
+        why: "keys know when they sign and how they are sealed; where they lie is a port",
     },
     Wall { rooms: &["src/"], forbidden: &["tempfile", "proptest", "crate::testing"], why: "production code imports no test support" },
 ];
@@ -79,7 +93,7 @@ const HOMES: [Home; 13] = [
     Home { what: "aws_credential_types", homes: &["src/issuer/aws"], why: "one place speaks to AWS" },
     Home {
         what: "crate::proto",
-        homes: &["src/server/grpc", "src/client", "src/proto.rs"],
+        homes: &["src/server/grpc", "src/server/admin", "src/client", "src/agent/sockets", "src/proto.rs"],
         why: "the wire's types are converted at the edge, in one place",
     },
     Home { what: "crate::issuer::x509::Ask", homes: &["src/issuer/x509"], why: "elsewhere nothing is minted without a Grant" },

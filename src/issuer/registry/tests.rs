@@ -86,6 +86,10 @@ fn lease(id: LeaseId, secrets: Vec<LiveSecret>) -> Lease {
         reach: Reach::Lease,
         live_until: expires_at,
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: Handle::Registry {
             registry: "main".parse().unwrap(),
             repositories: vec!["demo/*".to_owned()],

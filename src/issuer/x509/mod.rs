@@ -109,7 +109,12 @@ impl X509Issuer {
         let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
         Ok(Minted {
             expires_at: plan.not_after,
-            handle: Handle::X509 { ca: spec.ca.clone(), serials: living.into_iter().chain([newest]).collect(), tbs: leaf.tbs },
+            handle: Handle::X509 {
+                ca: spec.ca.clone(),
+                serials: living.into_iter().chain([newest]).collect(),
+                tbs: leaf.tbs,
+                next_key: None,
+            },
             credential: credential(authority, leaf.der, &plan),
             reach: Reach::Crl,
         })
@@ -118,7 +123,7 @@ impl X509Issuer {
     /// Makes the certificate of a stored lease again. Role, identity, key, CA and dates must all be what they were: then the
     /// signature covers the same bytes, and nothing new is in the world.
     pub fn reissue(&self, ask: Ask<'_>, input: &Input, lease: &Lease, now: Timestamp) -> Result<Credential> {
-        let Handle::X509 { ca, serials, tbs } = &lease.handle else {
+        let Handle::X509 { ca, serials, tbs, .. } = &lease.handle else {
             return Err(reused("the role vends another kind of credential since"));
         };
         let spec = x509_role(ask.role)?;

@@ -28,6 +28,10 @@ fn reserved(kind: CredentialKind, handle: Handle) -> Lease {
         reach: Reach::Lease,
         live_until: at(930),
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle,
     }
 }

@@ -9,6 +9,7 @@ use crate::model::{
     claim::{ClaimType, ClaimValue},
     identity::{CertificateIdentity, TokenUse},
     name::{CaName, IssuerName, RoleName, TenantName, TrustDomain},
+    role::OnClone,
     tenant::TenantKind,
 };
 
@@ -227,4 +228,8 @@ pub(super) struct RoleSection {
     pub max_ttl: SignedDuration,
     #[serde(default)]
     pub max_life: Option<SignedDuration>,
+    #[serde(default)]
+    pub max_life_per_token: Option<SignedDuration>,
+    #[serde(default)]
+    pub on_clone: OnClone,
 }

@@ -36,7 +36,7 @@ pub(super) fn issue_request(request: v1::IssueRequest) -> Result<IssueRequest> {
 }
 
 pub(super) fn renew_request(request: v1::RenewRequest) -> Result<(LeaseId, Option<SignedDuration>, Input)> {
-    let v1::RenewRequest { lease_id, ttl, input } = request;
+    let v1::RenewRequest { lease_id, ttl, input, generation: _ } = request;
     let input = match input {
         None => Input::None,
         Some(v1::renew_request::Input::X509(x509)) => x509_input(x509)?,
@@ -128,6 +128,10 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         live_until,
         revoked_at,
         handle,
+        renewed_at: _,
+        acknowledged,
+        claim: _,
+        enrolled,
     } = lease;
     let serial = match handle {
         Handle::X509 { .. } => handle.credential_id(),
@@ -172,6 +176,12 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         revoked_at: revoked_at.map(timestamp),
         serial: serial.to_owned(),
         credential_id: handle.credential_id().to_owned(),
+        rotation: lease
+            .rotation()
+            .filter(|_| lease.renewable(now))
+            .map(|window| v1::RotationWindow { start: Some(timestamp(window.start)), end: Some(timestamp(window.end)) }),
+        acknowledged_generation: *acknowledged,
+        enrolled: *enrolled,
     }
 }
 

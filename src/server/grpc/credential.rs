@@ -38,6 +38,16 @@ impl CredentialService for Edge {
         .await
     }
 
+    type WatchStream = tokio_stream::Empty<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn acknowledge(&self, _: Request<v1::AcknowledgeRequest>) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let vend = &self.vend;
         self.unary("CredentialService/Explain", request, async |call, message| {

@@ -26,9 +26,12 @@ pub(in crate::server) fn grpc_code(code: Code) -> GrpcCode {
         Code::Unauthenticated | Code::TokenExpired | Code::TokenAudience | Code::TokenReplayed | Code::CertificateRevoked => {
             GrpcCode::Unauthenticated
         }
-        Code::NoTenant | Code::TenantEnded | Code::Denied | Code::IssuerRefused => GrpcCode::PermissionDenied,
+        Code::NoTenant | Code::TenantEnded | Code::Denied | Code::IssuerRefused | Code::GenerationSuperseded | Code::EnrollmentCode => {
+            GrpcCode::PermissionDenied
+        }
         Code::RoleNotFound | Code::LeaseNotFound => GrpcCode::NotFound,
-        Code::LeaseState | Code::NotRenewable => GrpcCode::FailedPrecondition,
+        Code::LeaseState | Code::NotRenewable | Code::KeyState => GrpcCode::FailedPrecondition,
+        Code::WatchTakenOver => GrpcCode::Aborted,
         Code::RequestIdReused => GrpcCode::AlreadyExists,
         Code::LeaseCap | Code::RateLimited => GrpcCode::ResourceExhausted,
         Code::StoreUnavailable | Code::AuditUnavailable | Code::IssuerUnavailable | Code::Unavailable => GrpcCode::Unavailable,

@@ -15,6 +15,19 @@ const REFRESH_AFTER: i64 = 300;
 
 #[async_trait]
 impl TrustService for Edge {
+    type WatchTrustBundleStream = tokio_stream::Empty<Result<v1::WatchTrustBundleResponse, Status>>;
+
+    async fn watch_trust_bundle(&self, _: Request<v1::WatchTrustBundleRequest>) -> Result<Response<Self::WatchTrustBundleStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn acknowledge_trust_bundle(
+        &self,
+        _: Request<v1::AcknowledgeTrustBundleRequest>,
+    ) -> Result<Response<v1::AcknowledgeTrustBundleResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn get_trust_bundle(&self, request: Request<v1::GetTrustBundleRequest>) -> Result<Response<v1::GetTrustBundleResponse>, Status> {
         let begun = Instant::now();
         let origin = origin("TrustService/GetTrustBundle", &request);
@@ -23,9 +36,12 @@ impl TrustService for Edge {
             chain_der: ca.chain_der,
             root_der: ca.root_der,
             crl_url: ca.crl_url,
+            state: v1::KeyState::Active.into(),
+            ca: ca.name.to_string(),
         });
         let refresh_after = Some(prost_types::Duration { seconds: REFRESH_AFTER, nanos: 0 });
-        let bundle = v1::GetTrustBundleResponse { authorities: authorities.collect(), refresh_after };
+        let bundle =
+            v1::GetTrustBundleResponse { authorities: authorities.collect(), refresh_after, version: String::new(), jwks: String::new() };
         measure(origin.method, begun, None);
         with_call_id(Ok(bundle), &origin.call_id)
     }

@@ -15,7 +15,7 @@ use crate::{
         Timestamp,
         credential::CredentialKind,
         hex,
-        lease::{Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach},
+        lease::{Claim, Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach, ServerId},
         revocation::{AwsDeny, DenyBy},
         role::RegistryAction,
     },
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The first byte of every record; another layout takes another number.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 const HEADER: usize = 7;
 const REQUEST_KEY: usize = 16;
@@ -70,8 +70,16 @@ pub fn encode(lease: &Lease) -> Vec<u8> {
         }
     }
     out.handle(&lease.handle, issued);
+    out.rotation(lease);
     out.0
 }
+
+/// What the last part of a record holds, one bit each.
+const RENEWED: u64 = 1;
+const ACKNOWLEDGED: u64 = 2;
+const CLAIMED: u64 = 4;
+const ENROLLED: u64 = 8;
+const NEXT_KEY: u64 = 16;
 
 /// The lease from a record, with or without a request key.
 pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
@@ -112,7 +120,23 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         0 => None,
         _ => Some(Timestamp::from_millisecond(input.signed()?).map_err(|_| BadRecord("a time is out of range"))?),
     };
-    let handle = input.handle(issued)?;
+    let mut handle = input.handle(issued)?;
+    let flags = input.unsigned()?;
+    let millis = |at: i64| Timestamp::from_millisecond(at).map_err(|_| BadRecord("a time is out of range"));
+    let renewed_at = if flags & RENEWED != 0 { Some(millis(input.signed()?)?) } else { None };
+    let acknowledged = match flags & ACKNOWLEDGED {
+        0 => 0,
+        _ => u32::try_from(input.unsigned()?).map_err(|_| BadRecord("its acknowledged generation is out of range"))?,
+    };
+    let claim = match flags & CLAIMED {
+        0 => None,
+        _ => Some(Claim { by: ServerId(input.unsigned()?), until: millis(input.signed()?)? }),
+    };
+    if flags & NEXT_KEY != 0 {
+        let key = input.hex()?;
+        let Handle::X509 { next_key, .. } = &mut handle else { return Err(BadRecord("it has the next key of no certificate")) };
+        *next_key = Some(key);
+    }
     if !input.0.is_empty() {
         return Err(BadRecord("bytes follow its end"));
     }
@@ -132,6 +156,10 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         live_until,
         revoked_at,
         handle,
+        renewed_at,
+        acknowledged,
+        claim,
+        enrolled: flags & ENROLLED != 0,
     })
 }
 
@@ -175,9 +203,37 @@ impl Encoder {
         }
     }
 
+    fn rotation(&mut self, lease: &Lease) {
+        let next_key = match &lease.handle {
+            Handle::X509 { next_key, .. } => next_key.as_deref(),
+            Handle::Aws { .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,
+        };
+        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+        self.unsigned(
+            bit(lease.renewed_at.is_some(), RENEWED)
+                | bit(lease.acknowledged != 0, ACKNOWLEDGED)
+                | bit(lease.claim.is_some(), CLAIMED)
+                | bit(lease.enrolled, ENROLLED)
+                | bit(next_key.is_some(), NEXT_KEY),
+        );
+        if let Some(at) = lease.renewed_at {
+            self.signed(at.as_millisecond());
+        }
+        if lease.acknowledged != 0 {
+            self.unsigned(lease.acknowledged.into());
+        }
+        if let Some(Claim { by, until }) = lease.claim {
+            self.unsigned(by.0);
+            self.signed(until.as_millisecond());
+        }
+        if let Some(key) = next_key {
+            self.hex(key);
+        }
+    }
+
     fn handle(&mut self, handle: &Handle, issued: i64) {
         match handle {
-            Handle::X509 { ca, serials, tbs } => {
+            Handle::X509 { ca, serials, tbs, next_key: _ } => {
                 self.unsigned(0);
                 self.text(ca.as_str());
                 self.unsigned(serials.len() as u64);
@@ -332,7 +388,7 @@ impl Decoder<'_> {
         for _ in 0..count {
             serials.push(LiveSerial { serial: self.hex()?, not_after: self.seconds(issued)? });
         }
-        Ok(Handle::X509 { ca, serials, tbs: self.hex()? })
+        Ok(Handle::X509 { ca, serials, tbs: self.hex()?, next_key: None })
     }
 }
 
@@ -361,7 +417,7 @@ mod tests {
         let serials = prop::collection::vec(("[0-9a-f]{2,40}", lives()), 0..9);
         let x509 = ("[a-z0-9][a-z0-9-]{0,62}", serials, "([0-9a-f]{32}|[ -~]{0,9})").prop_map(move |(ca, serials, tbs)| {
             let serials = serials.into_iter().map(|(serial, at)| LiveSerial { serial, not_after: second(at) }).collect();
-            Handle::X509 { ca: ca.parse().unwrap(), serials, tbs }
+            Handle::X509 { ca: ca.parse().unwrap(), serials, tbs, next_key: None }
         });
         let aws = (prop::option::of(deny()), "[ -~]{0,120}", "[A-Za-z0-9=,.@_-]{2,64}", prop::option::of("[A-Z0-9]{1,40}"))
             .prop_map(|(deny, role_arn, session, key_id)| Handle::Aws { deny, role_arn, session, key_id });
@@ -403,6 +459,10 @@ mod tests {
                         reach,
                         live_until: second(ttl + 60),
                         revoked_at: revoked.map(|at| Timestamp::from_millisecond(at).unwrap()),
+                        renewed_at: None,
+                        acknowledged: 0,
+                        claim: None,
+                        enrolled: false,
                         handle: handle.clone(),
                     }
                 },

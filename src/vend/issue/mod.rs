@@ -82,6 +82,10 @@ impl<'a> Granted<'a> {
             live_until: expires_at,
             revoked_at: None,
             handle,
+            renewed_at: None,
+            acknowledged: 0,
+            claim: None,
+            enrolled: false,
         };
         lease.live_until = lease.accepted_until();
         lease
@@ -131,7 +135,7 @@ impl Vend {
 
         // 2. to 4. (or 7., at a remote system): make it durable, make it, answer.
         let id = LeaseId::new(now, clock::random(), &grant.identity().tenant);
-        let order = Order { grant: &grant, lease: id, input: &request.input, earlier: None, now };
+        let order = Order { grant: &grant, lease: id, input: &request.input, generation: 1, earlier: None, now };
         let granted = Granted { call, rules: &rules, grant: &grant, request: &request, order };
         let issued = match granted.issuer().reserve(&order) {
             Ok(None) => self.issue_here(&granted).await,

@@ -114,9 +114,10 @@ async fn an_event_that_is_too_long_fails_alone() {
     let mut long = event(2);
     // The only part that `Event::bound` leaves alone; a real lease never has so many.
     let lease = super::read::lease(1, 1);
-    let daypass::model::lease::Handle::X509 { ca, serials, tbs } = lease.handle.clone() else { panic!("no certificate") };
+    let daypass::model::lease::Handle::X509 { ca, serials, tbs, .. } = lease.handle.clone() else { panic!("no certificate") };
     let serials = vec![serials[0].clone(); 2000];
-    long.lease = Some(daypass::model::lease::Lease { handle: daypass::model::lease::Handle::X509 { ca, serials, tbs }, ..lease });
+    long.lease =
+        Some(daypass::model::lease::Lease { handle: daypass::model::lease::Handle::X509 { ca, serials, tbs, next_key: None }, ..lease });
     let (before, refused, after) =
         tokio::join!(log.append(vec![event(1)]), log.append(vec![event(9), long, event(9)]), log.append(vec![event(3)]));
     assert_eq!((before.unwrap().seq, after.unwrap().seq), (1, 2));

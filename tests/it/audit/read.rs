@@ -33,10 +33,15 @@ pub(super) fn lease(number: u8, version: u32) -> Lease {
         reach: Reach::Crl,
         live_until: at(900),
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: Handle::X509 {
             ca: "issuing".parse().unwrap(),
             serials: vec![LiveSerial { serial: "0a".repeat(16), not_after: at(900) }],
             tbs: "00".repeat(16),
+            next_key: None,
         },
     }
 }

@@ -186,6 +186,10 @@ async fn a_revocation_that_found_no_room_stays_open_at_every_server() {
         reach: Reach::Lease,
         live_until: revoked_at + SignedDuration::from_mins(20),
         revoked_at: Some(revoked_at),
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: Handle::Aws { deny: Some(list.clone()), role_arn: role.role_arn.clone(), session: "ci".to_owned(), key_id: None },
     };
     let before = world.vend.now() - SignedDuration::from_mins(5);

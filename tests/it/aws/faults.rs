@@ -154,7 +154,7 @@ async fn lengths_are_those_of_aws() {
     let of = |ttl, ends_at| grant_until(RoleSpec::Aws(role.clone()), &[], ttl, at, ends_at);
     let minutes = SignedDuration::from_mins;
     let reserve = |grant: &daypass::policy::Grant, earlier: Option<&Handle>| {
-        issuer.reserve(&daypass::issuer::Order { grant, lease: lease(), input: &Input::None, earlier, now: at })
+        issuer.reserve(&daypass::issuer::Order { grant, lease: lease(), input: &Input::None, generation: 1, earlier, now: at })
     };
 
     let short = of(minutes(10), None);

@@ -190,9 +190,13 @@ async fn nobody_makes_a_session_again() {
         reach: minted.reach,
         live_until: minted.expires_at,
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: minted.handle,
     };
-    let order = Order { grant: &grant, lease: id, input: &Input::None, earlier: None, now: now() };
+    let order = Order { grant: &grant, lease: id, input: &Input::None, generation: 1, earlier: None, now: now() };
     assert!(matches!(issuer.remint(&order, &lease).await, Ok(Again::Never)));
 }
 

@@ -68,6 +68,8 @@ pub fn grant_until(spec: RoleSpec, claims: &[(&str, &str)], ttl: SignedDuration,
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(12),
         max_life: SignedDuration::from_hours(24),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec,
     };
     let has = BTreeMap::from([("kind".to_owned(), ClaimValue::String("job".to_owned()))]);
@@ -113,7 +115,7 @@ pub fn lease() -> LeaseId {
 }
 
 pub fn order<'a>(grant: &'a Grant, lease: LeaseId) -> Order<'a> {
-    Order { grant, lease, input: &Input::None, earlier: None, now: now() }
+    Order { grant, lease, input: &Input::None, generation: 1, earlier: None, now: now() }
 }
 
 /// A way into AWS at an endpoint of a test.

@@ -242,6 +242,9 @@ pub fn lease(number: u32) -> v1::Lease {
         revoked_at: None,
         credential_id: String::new(),
         serial: "a1b2c3".to_owned(),
+        rotation: None,
+        acknowledged_generation: 0,
+        enrolled: false,
     }
 }
 
@@ -283,6 +286,16 @@ impl Canned {
 
 #[tonic::async_trait]
 impl v1::credential_service_server::CredentialService for Canned {
+    type WatchStream = tokio_stream::Empty<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("no command watches here"))
+    }
+
+    async fn acknowledge(&self, _: Request<v1::AcknowledgeRequest>) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        Err(Status::unimplemented("no command acknowledges here"))
+    }
+
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
         let call = self.seen.count(&request.get_ref().role, &request);
         let v1::IssueRequest { role, request_id, input, .. } = request.into_inner();
@@ -368,7 +381,7 @@ impl v1::lease_service_server::LeaseService for Canned {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        let v1::RenewRequest { lease_id, ttl: _, input } = request.into_inner();
+        let v1::RenewRequest { lease_id, ttl: _, input, generation: _ } = request.into_inner();
         let Some(role) = kinds::role_of(&lease_id) else {
             return Err(status(Code::NotFound, "LEASE_NOT_FOUND", "there is no such lease"));
         };

@@ -158,6 +158,8 @@ fn rules(url: &str, service: &Keys, arn: &str) -> Rules {
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(1),
         max_life: SignedDuration::from_hours(8),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::Aws(spec),
     };
     let tenant = Tenant {

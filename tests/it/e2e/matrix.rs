@@ -247,7 +247,7 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
         "daypass.v1.LeaseService/List" => Leases::new(channel).list(request(caller, v1::ListRequest::default())).await.map(drop),
         "daypass.v1.LeaseService/Renew" => {
             let Some(v1::issue_request::Input::X509(input)) = issue_request(role).input else { unreachable!() };
-            let renew = v1::RenewRequest { lease_id, ttl: None, input: Some(v1::renew_request::Input::X509(input)) };
+            let renew = v1::RenewRequest { lease_id, ttl: None, generation: 0, input: Some(v1::renew_request::Input::X509(input)) };
             Leases::new(channel).renew(request(caller, renew)).await.map(drop)
         }
         "daypass.v1.LeaseService/Revoke" => {

@@ -159,6 +159,8 @@ pub fn role(name: &str, audiences: &[&str], subject: &str, claims: &[(&str, &str
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(24),
         max_life: SignedDuration::from_hours(48),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::Jwt(JwtRole {
             audiences: audiences.iter().map(|audience| (*audience).to_owned()).collect(),
             subject: Template::parse(subject).unwrap(),

@@ -95,6 +95,8 @@ pub fn role(name: &str, owner: RoleOwner) -> Role {
         default_ttl: SignedDuration::from_mins(5),
         max_ttl: SignedDuration::from_hours(1),
         max_life: SignedDuration::from_hours(24),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::X509(x509),
     }
 }
@@ -170,7 +172,11 @@ pub fn lease(role: &str, holder: &Identity) -> Lease {
         reach: Reach::Crl,
         live_until: "2026-03-01T12:04:00Z".parse().unwrap(),
         revoked_at: None,
-        handle: Handle::X509 { ca: "main".parse().unwrap(), serials: Vec::new(), tbs: "00".repeat(16) },
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
+        handle: Handle::X509 { ca: "main".parse().unwrap(), serials: Vec::new(), tbs: "00".repeat(16), next_key: None },
     }
 }
 

@@ -125,6 +125,8 @@ fn catalog() -> Catalog {
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(1),
         max_life: SignedDuration::from_hours(8),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::Registry(RegistryRole {
             registry: "main".parse().unwrap(),
             repositories: vec![Template::parse("demo/*").unwrap()],

@@ -72,7 +72,7 @@ impl World {
     }
 
     fn mint(&self, grant: &Grant, earlier: Option<&Handle>, at: Timestamp) -> Result<Minted, Error> {
-        let order = Order { grant, lease: id(), input: &Input::None, earlier, now: at };
+        let order = Order { grant, lease: id(), input: &Input::None, generation: 1, earlier, now: at };
         let minted = self.issuer.mint(&order).now_or_never().expect("nothing is asked of anybody");
         minted.map_err(|failed| {
             assert!(!failed.maybe_made);
@@ -123,6 +123,10 @@ fn lease(minted: &Minted) -> Lease {
         reach: minted.reach,
         live_until: minted.expires_at,
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: minted.handle.clone(),
     }
 }
@@ -142,6 +146,8 @@ fn catalog(registry: &str, repositories: &[&str]) -> Catalog {
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(1),
         max_life: SignedDuration::from_hours(8),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::Registry(RegistryRole {
             registry: registry.parse().unwrap(),
             repositories: repositories.iter().map(|source| Template::parse(source).unwrap()).collect(),
@@ -177,7 +183,7 @@ fn a_lease_carries_what_its_role_names_and_a_hash_of_its_secret() {
     assert!(!kept.contains(&own.secret.expose()[40..]), "{kept}");
     assert_eq!((secrets[0].sha256.len(), secrets[0].not_after), (64, minted.expires_at));
     let (grant, lease) = (world.grant(text("app-1"), text("b")), lease(&minted));
-    let order = Order { grant: &grant, lease: id(), input: &Input::None, earlier: None, now: now() };
+    let order = Order { grant: &grant, lease: id(), input: &Input::None, generation: 1, earlier: None, now: now() };
     let again = world.issuer.remint(&order, &lease);
     assert!(matches!(again.now_or_never(), Some(Ok(Again::Never))), "no secret is kept that could be handed out again");
 }

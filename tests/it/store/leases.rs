@@ -69,10 +69,15 @@ pub fn lease_at(issued_at: Timestamp, tenant: &str, role: &str, subject: &str) -
         reach: Reach::Crl,
         live_until: expires_at,
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: Handle::X509 {
             ca: ca(),
             serials: vec![LiveSerial { serial: hex(clock::random()), not_after: expires_at }],
             tbs: hex(clock::random()),
+            next_key: None,
         },
     }
 }
@@ -139,7 +144,10 @@ pub fn changed(lease: &Lease, change: Change) -> Lease {
 
 /// The lease renewed for another life.
 pub fn renewed(lease: &Lease) -> Lease {
-    changed(lease, Change::Renew { expires_at: lease.expires_at + SignedDuration::from_secs(60), handle: lease.handle.clone() })
+    changed(
+        lease,
+        Change::Renew { at: lease.issued_at, expires_at: lease.expires_at + SignedDuration::from_secs(60), handle: lease.handle.clone() },
+    )
 }
 
 /// The lease once its credential was made.

@@ -282,7 +282,9 @@ async fn take(store: &dyn LeaseStore, reference: &mut Reference, puts: &mut Vec<
 
 fn next(lease: &Lease, kind: Kind, now: i64) -> Lease {
     let change = match kind {
-        Kind::Renew => Change::Renew { expires_at: lease.expires_at + SignedDuration::from_secs(7), handle: lease.handle.clone() },
+        Kind::Renew => {
+            Change::Renew { at: lease.issued_at, expires_at: lease.expires_at + SignedDuration::from_secs(7), handle: lease.handle.clone() }
+        }
         Kind::Revoke => Change::BeginRevoke { at: at(now) },
         Kind::Finish => Change::FinishRevoke { live_until: at(now) },
         Kind::Expire => Change::Expire,

@@ -332,6 +332,8 @@ fn catalog() -> Catalog {
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(4),
         max_life: SignedDuration::from_hours(8),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::X509(X509Role {
             ca: "main".parse().unwrap(),
             common_name: None,
@@ -382,6 +384,8 @@ fn aws_role(name: &str) -> Role {
         default_ttl: SignedDuration::from_mins(30),
         max_ttl: SignedDuration::from_hours(4),
         max_life: SignedDuration::from_hours(8),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::Aws(AwsRole {
             aws: "main".parse().unwrap(),
             role_arn: "arn:aws:iam::123456789012:role/x".to_owned(),

@@ -87,7 +87,7 @@ fn handle(ca: &str, ends: &[i64]) -> Handle {
         serial: format!("{:032x}", position + 1),
         not_after: Timestamp::from_second(now().as_second() + end).unwrap(),
     };
-    Handle::X509 { ca: ca.parse().unwrap(), serials: ends.iter().enumerate().map(serial).collect(), tbs: String::new() }
+    Handle::X509 { ca: ca.parse().unwrap(), serials: ends.iter().enumerate().map(serial).collect(), tbs: String::new(), next_key: None }
 }
 
 fn renew(earlier: &Handle) -> Result<Handle, Error> {

@@ -97,6 +97,8 @@ pub fn role(spec: X509Role) -> Role {
         default_ttl: SignedDuration::from_mins(15),
         max_ttl: SignedDuration::from_hours(1),
         max_life: SignedDuration::from_hours(8),
+        max_life_per_token: SignedDuration::from_hours(1),
+        on_clone: daypass::model::role::OnClone::Revoke,
         spec: RoleSpec::X509(spec),
     }
 }
@@ -158,6 +160,10 @@ pub fn lease_of(minted: &Minted) -> Lease {
         reach: Reach::Crl,
         live_until: minted.expires_at,
         revoked_at: None,
+        renewed_at: None,
+        acknowledged: 0,
+        claim: None,
+        enrolled: false,
         handle: minted.handle.clone(),
     }
 }

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The keys that a role of any kind may have; all others are the kind's.
-const COMMON: [&str; 6] = ["name", "tenant", "shared", "default_ttl", "max_ttl", "max_life"];
+const COMMON: [&str; 8] = ["name", "tenant", "shared", "default_ttl", "max_ttl", "max_life", "max_life_per_token", "on_clone"];
 
 /// The kinds.
 const KINDS: [&str; 5] = ["x509", "aws", "ecr", "registry", "jwt"];
@@ -133,6 +133,10 @@ impl Reader {
         if section.default_ttl < second || section.max_ttl < section.default_ttl || max_life < section.max_ttl || max_life > MAX_LIFE {
             self.fault(line, format!("role {name}: 1s <= default_ttl <= max_ttl <= max_life <= {}h must hold", MAX_LIFE.as_hours()));
         }
+        let max_life_per_token = section.max_life_per_token.unwrap_or(section.max_ttl);
+        if max_life_per_token < section.max_ttl || max_life_per_token > max_life {
+            self.fault(line, format!("role {name}: max_ttl <= max_life_per_token <= max_life must hold"));
+        }
         let spec = match &draft.kind {
             KindSection::X509(own) => self.x509_role(&draft.common, own, catalog).map(RoleSpec::X509),
             KindSection::Aws(own) => self.aws_role(&draft.common, own, catalog, configured).map(RoleSpec::Aws),
@@ -142,7 +146,8 @@ impl Reader {
         };
         (self.faults.len() == before).then_some(())?;
         let (default_ttl, max_ttl) = (section.default_ttl, section.max_ttl);
-        Some(Role { name: name.clone(), owner, default_ttl, max_ttl, max_life, spec: spec? })
+        let on_clone = section.on_clone;
+        Some(Role { name: name.clone(), owner, default_ttl, max_ttl, max_life, max_life_per_token, on_clone, spec: spec? })
     }
 
     /// Notes every role of kind jwt that has an audience by which this service itself, or a role of AWS, shows JWTs to AWS. One key signs them

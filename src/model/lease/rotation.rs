@@ -1,0 +1,73 @@
+//! When a lease is due for its next credential: a pure function of the lease, so that every server says the same.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Lease, stamp};
+use crate::model::{SignedDuration, Timestamp};
+
+/// The earliest part of a credential's life at which the next one is due, in thousandths. The time of each lease is drawn between this
+/// and [`LATEST`], a half in the mean, once for the lease: leases that were issued together do not rotate together.
+const EARLIEST: i64 = 333;
+/// The latest part.
+const LATEST: i64 = 667;
+/// How long the window is, in thousandths of the life.
+const WINDOW: i64 = 83;
+
+/// When the next credential of a lease is to be had. Who watches gets it at `start`; who polls asks between `start` and `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotationWindow {
+    /// From when on.
+    pub start: Timestamp,
+    /// Until when, so that there is time left to try again.
+    pub end: Timestamp,
+}
+
+/// One server among those that share a store: 8 random bytes, drawn at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServerId(pub u64);
+
+/// A server's claim to rotate a lease. Until it lapses no other server does; then whoever finds the lease due may take it over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Whose.
+    #[serde(rename = "b")]
+    pub by: ServerId,
+    /// Until when (millisecond resolution).
+    #[serde(rename = "u", with = "stamp::millis")]
+    pub until: Timestamp,
+}
+
+impl Claim {
+    /// Whether it keeps `server` from rotating at `now`.
+    pub fn keeps_out(self, server: ServerId, now: Timestamp) -> bool {
+        self.by != server && now < self.until
+    }
+}
+
+impl Lease {
+    /// When its newest credential was made.
+    pub fn made_at(&self) -> Timestamp {
+        self.renewed_at.unwrap_or(self.issued_at)
+    }
+
+    /// When its next credential is due; none when no renewal can move its expiry.
+    pub fn rotation(&self) -> Option<RotationWindow> {
+        let made_at = self.made_at();
+        if !self.renewable(made_at) {
+            return None;
+        }
+        let life = self.expires_at.duration_since(made_at);
+        let part = |thousandths: i64| SignedDuration::from_millis(i64::try_from(life.as_millis()).unwrap_or(i64::MAX) / 1000 * thousandths);
+        let start = made_at.checked_add(part(self.drawn())).ok()?;
+        let end = start.checked_add(part(WINDOW)).ok()?;
+        Some(RotationWindow { start, end })
+    }
+
+    /// The part of the life after which it is due, in thousandths: drawn with the id, whose random bytes nobody chose.
+    fn drawn(&self) -> i64 {
+        // The bytes before the last one, whose lower half is the partition.
+        let [.., a, b, _] = *self.id.as_bytes();
+        EARLIEST + i64::from(u16::from_be_bytes([a, b])) * (LATEST - EARLIEST) / i64::from(u16::MAX)
+    }
+}

@@ -1,0 +1,1 @@
+//! The agent: real Envoy, SPIFFE libraries, nginx and SDKs against it.

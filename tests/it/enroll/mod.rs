@@ -1,0 +1,1 @@
+//! First identities: codes, redeems, clones.

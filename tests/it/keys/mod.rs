@@ -1,0 +1,1 @@
+//! The keys of the service: rings, sealing, CAs and signers that rotate.

@@ -1,0 +1,1 @@
+//! Rotation: streams, claims, acknowledgements.

@@ -105,6 +105,7 @@ async fn nothing_leaves_that_is_not_on_record() {
         let id = holder.lease.id;
         drop(holder);
         let holder = Holder::open(&world.vend, operator(), held(id, 1, &fresh(), None)).await.unwrap();
+        rotate_through(&world).await;
         reach(&world, holder, 1, &fresh()).await;
     }
 }

@@ -1,6 +1,7 @@
 //! The interfaces that workloads already speak, over what the agent has: the SPIFFE Workload API and Envoy's secret discovery on unix
 //! sockets, the AWS container credentials endpoint on the loopback interface.
 
+pub mod authority;
 pub mod config;
 
 use std::{net::SocketAddrV4, sync::Arc};

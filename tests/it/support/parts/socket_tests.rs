@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path, pin::Pin, sync::Arc, time::Duration};
 
+use daypass::agent::sockets::authority::AnyAuthority;
 use daypass::proto::{
     envoy::{
         config::core::v3::{DataSource, data_source::Specifier},
@@ -83,7 +84,9 @@ impl Sayer {
         let server = tonic::transport::Server::builder()
             .add_service(SecretDiscoveryServiceServer::new(service.clone()))
             .add_service(SpiffeWorkloadApiServer::new(service));
-        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        // As the agent's own sockets do it: gRPC's C core says the socket's path for its authority.
+        let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(AnyAuthority::new));
+        runtime.spawn(server.serve_with_incoming(incoming));
         Self { says: Arc::new(says), _runtime: runtime }
     }
 

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[path = "rotation/mod.rs"]
 mod rotation;
 
-use rotation::{Plan, Result, at_rest, daypassd, run};
+use rotation::{Plan, Result, at_rest::at_rest, parts::daypassd, run};
 
 /// Watches leases over their rotations, and judges.
 #[derive(Parser)]

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-mod at_rest;
+pub mod at_rest;
 #[path = "../load/dial.rs"]
 mod dial;
 mod holder;
 mod lines;
 #[allow(dead_code)] // The load generator uses the rest.
 #[path = "../load/parts.rs"]
-mod parts;
+pub mod parts;
 #[allow(dead_code)]
 #[path = "../load/process.rs"]
 mod process;
@@ -23,9 +23,7 @@ mod report;
 mod tally;
 mod world;
 
-pub use at_rest::at_rest;
 use holder::{Fleet, Holders};
-pub use parts::daypassd;
 pub use report::Report;
 use world::World;
 

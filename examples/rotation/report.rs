@@ -74,3 +74,35 @@ fn broken(tally: &mut Tally, why: String) {
     tally.words.push(why);
     tally.words.truncate(100);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_second_shows() {
+        let even: Vec<f64> = (0..100).map(|n| 10.0 + f64::from(n) / 10.0).collect();
+        let spread = Bunching::of(&even, (10.0, 20.0));
+        assert_eq!((spread.mean, spread.busiest), (10.0, 10));
+        let bunched = Bunching::of(&[vec![12.5; 50], even].concat(), (10.0, 20.0));
+        assert_eq!((bunched.mean, bunched.busiest), (15.0, 60));
+        assert_eq!(Bunching::of(&[1.0, 30.0], (10.0, 20.0)).busiest, 0, "outside nothing counts");
+    }
+
+    #[test]
+    fn what_the_record_does_not_bear_out_is_a_breach() {
+        let key = |lease: &str, generation| (lease.to_owned(), generation);
+        let mut tally = Tally::default();
+        tally.arrived.extend([(key("a", 1), "01".to_owned()), (key("a", 2), "02".to_owned()), (key("b", 1), "03".to_owned())]);
+        let good: Records = tally.arrived.iter().map(|(key, serial)| (key.clone(), [serial.clone()].into())).collect();
+        judge_records(&mut tally, &good);
+        assert_eq!(tally.breaches, 0);
+
+        let mut bad = good;
+        bad.remove(&key("a", 1));
+        bad.insert(key("a", 2), ["02".to_owned(), "22".to_owned()].into());
+        bad.insert(key("b", 1), ["33".to_owned()].into());
+        judge_records(&mut tally, &bad);
+        assert_eq!(tally.breaches, 3, "{:?}", tally.words);
+    }
+}

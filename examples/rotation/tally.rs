@@ -131,3 +131,63 @@ fn follows(before: Option<&Held>, now: &Held, start: Start, at: f64) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(generation: u32, expires: f64) -> Held {
+        Held { lease_id: "a".into(), generation, serial: format!("{generation:02x}"), expires, due: Some(expires - 5.0) }
+    }
+
+    fn judged(before: Option<Held>, now: Held, start: Start, at: f64) -> Tally {
+        let mut tally = Tally::default();
+        tally.arrived(0, Arrival { at, start, before, now });
+        tally
+    }
+
+    #[test]
+    fn a_promise_that_is_kept_is_no_breach() {
+        let mut tally = judged(None, held(1, 10.0), Start::New, 0.0);
+        for (before, now, start, at) in [(1, 2, Start::Under, 6.0), (2, 3, Start::Held, 12.0), (3, 5, Start::Held, 18.0)] {
+            let (before, now) = (held(before, at + 1.0), held(now, at + 10.0));
+            tally.arrived(0, Arrival { at, start, before: Some(before), now });
+        }
+        tally.judge_the_end(1, 20.0);
+        assert_eq!((tally.breaches, tally.undelivered, tally.rotations.len(), tally.lags.len()), (0, 1, 3, 3), "{:?}", tally.words);
+        assert_eq!(tally.lags[0], 6.0 - 2.0);
+    }
+
+    #[test]
+    fn each_promise_that_is_broken_is_a_breach() {
+        let broken = [
+            judged(None, held(2, 10.0), Start::New, 0.0),
+            judged(Some(held(1, 10.0)), held(1, 20.0), Start::Under, 5.0),
+            judged(Some(held(1, 10.0)), held(3, 20.0), Start::Under, 5.0),
+            judged(Some(held(1, 10.0)), held(1, 20.0), Start::Held, 5.0),
+            judged(Some(held(1, 10.0)), held(5, 20.0), Start::Held, 5.0),
+            judged(Some(held(1, 10.0)), held(2, 20.0), Start::Under, 10.0),
+            judged(Some(Held { lease_id: "b".into(), ..held(1, 10.0) }), held(2, 20.0), Start::Under, 5.0),
+        ];
+        for (n, tally) in broken.iter().enumerate() {
+            assert_eq!(tally.breaches, 1, "case {n}: {:?}", tally.words);
+        }
+    }
+
+    #[test]
+    fn at_the_end_each_has_what_is_valid() {
+        let mut tally = judged(None, held(1, 10.0), Start::New, 0.0);
+        tally.judge_the_end(1, 9.0);
+        assert_eq!(tally.breaches, 0);
+        tally.judge_the_end(2, 10.0);
+        assert_eq!(tally.breaches, 2, "one has expired, one has nothing: {:?}", tally.words);
+    }
+
+    #[test]
+    fn a_certificate_comes_once() {
+        let mut tally = judged(None, held(1, 10.0), Start::New, 0.0);
+        let again = Held { lease_id: "b".into(), ..held(1, 10.0) };
+        tally.arrived(1, Arrival { at: 0.0, start: Start::New, before: None, now: again });
+        assert_eq!(tally.breaches, 1, "{:?}", tally.words);
+    }
+}

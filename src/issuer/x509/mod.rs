@@ -28,6 +28,7 @@ pub mod token_ca;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use rcgen::PublicKeyData;
 
 pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
 pub use crl::Crl;
@@ -43,6 +44,7 @@ use crate::{
         Timestamp,
         credential::{Credential, X509Credential},
         error::{Code, Error, Result},
+        hex,
         identity::Identity,
         lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         name::CaName,
@@ -102,19 +104,14 @@ impl X509Issuer {
         let spec = x509_role(ask.role)?;
         let authority = self.authority(&spec.ca)?;
         let living = living_serials(earlier, &spec.ca, now)?;
-        let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
+        let (key, next_key) = key_of(spec, input, earlier)?;
         let validity = authority.validity(now, ask.expires_at)?;
         let plan = LeafPlan::render(ask.role, ask.identity, Serial::random(), validity)?;
         let leaf = authority.sign_leaf(&plan, &key)?;
         let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
         Ok(Minted {
             expires_at: plan.not_after,
-            handle: Handle::X509 {
-                ca: spec.ca.clone(),
-                serials: living.into_iter().chain([newest]).collect(),
-                tbs: leaf.tbs,
-                next_key: None,
-            },
+            handle: Handle::X509 { ca: spec.ca.clone(), serials: living.into_iter().chain([newest]).collect(), tbs: leaf.tbs, next_key },
             credential: credential(authority, leaf.der, &plan),
             reach: Reach::Crl,
         })
@@ -153,6 +150,13 @@ impl X509Issuer {
         Ok(credential(authority, leaf.der, &plan))
     }
 
+    /// The key of a request that is given ahead, as a lease keeps it: SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) in hex. Its holder
+    /// has signed it, and the role takes keys of its type.
+    pub fn key_ahead(&self, role: &Role, csr_der: &[u8]) -> Result<String> {
+        let key = ParsedCsr::parse(csr_der)?.verify(&x509_role(role)?.key_types)?;
+        Ok(hex::encode(&key.subject_public_key_info()))
+    }
+
     fn authority(&self, ca: &CaName) -> Result<&Authority> {
         let authority = self.authorities.get(ca).map(|authority| &**authority);
         authority.ok_or_else(|| Error::internal(format_args!("there is no CA {ca}, and a role names it")))
@@ -163,6 +167,19 @@ fn x509_role(role: &Role) -> Result<&X509Role> {
     match &role.spec {
         RoleSpec::X509(spec) => Ok(spec),
         _ => Err(Error::internal(format_args!("the role {} is not of kind x509", role.name))),
+    }
+}
+
+/// The key that a certificate is for, and the one that is left for the certificate after it: a request that comes now goes first, else the
+/// key that was given ahead is used up.
+fn key_of(spec: &X509Role, input: &Input, earlier: Option<&Handle>) -> Result<(SubjectKey, Option<String>)> {
+    let ahead = match earlier {
+        Some(Handle::X509 { next_key, .. }) => next_key.as_ref(),
+        _ => None,
+    };
+    match (input, ahead) {
+        (Input::Jwt { .. } | Input::None, Some(ahead)) => Ok((SubjectKey::given_ahead(ahead, &spec.key_types)?, None)),
+        _ => Ok((ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?, ahead.cloned())),
     }
 }
 

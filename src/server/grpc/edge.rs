@@ -175,6 +175,6 @@ pub(super) fn with_call_id<U>(answer: Result<U, Status>, call_id: &str) -> Resul
     }
 }
 
-fn too_late() -> Error {
+pub(super) fn too_late() -> Error {
     Error::new(Code::DeadlineExceeded, "the request took too long; try again with the same request id")
 }

@@ -224,16 +224,21 @@ impl Holder {
         match &self.held {
             None => What::Issue(IssueRequest {
                 role: ROLE.to_owned(),
-                ttl: prost_types::Duration::try_from(self.shared.life).ok(),
+                ttl: self.life(),
                 request_id: String::new(),
                 input: Some(issue_request::Input::X509(input(first_key))),
             }),
             Some(held) => What::Held(HeldLease {
                 lease_id: held.lease_id.clone(),
                 generation: held.generation,
+                ttl: self.life(),
                 input: Some(held_lease::Input::X509(input(first_key))),
             }),
         }
+    }
+
+    fn life(&self) -> Option<prost_types::Duration> {
+        prost_types::Duration::try_from(self.shared.life).ok()
     }
 
     /// Half of them give the next key with the request to watch, half of them with each acknowledgement alone.

@@ -28,6 +28,8 @@ pub mod token_ca;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::PublicKeyData as _;
 
 pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
 pub use crl::Crl;
@@ -44,6 +46,7 @@ use crate::{
         Timestamp,
         credential::{Credential, X509Credential},
         error::{Code, Error, Result},
+        hex,
         identity::Identity,
         lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         name::CaName,
@@ -143,7 +146,8 @@ impl X509Issuer {
             return Err(reused("the role issues from another CA since"));
         }
         let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
-        let serial = Serial::from_hex(&newest.serial).ok_or_else(|| reused("its certificate was made by an earlier version of this server"))?;
+        let serial =
+            Serial::from_hex(&newest.serial).ok_or_else(|| reused("its certificate was made by an earlier version of this server"))?;
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }
@@ -169,6 +173,15 @@ fn x509_role(role: &Role) -> Result<&X509Role> {
         RoleSpec::X509(spec) => Ok(spec),
         _ => Err(Error::internal(format_args!("the role {} is not of kind x509", role.name))),
     }
+}
+
+/// Names the public key of a CSR, after its self-signature held: the same for every CSR for that key. 64 hex digits.
+///
+/// # Errors
+/// `InvalidCsr`, also for a key of a type that the role does not take; `InvalidRequest` when there is no CSR.
+pub fn key_id(role: &Role, input: &Input) -> Result<String> {
+    let key = ParsedCsr::parse(csr_of(input)?)?.verify(&x509_role(role)?.key_types)?;
+    Ok(hex::encode(digest(&SHA256, &key.subject_public_key_info()).as_ref()))
 }
 
 fn csr_of(input: &Input) -> Result<&[u8]> {

@@ -3,6 +3,7 @@
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
 mod carry_out;
+mod clones;
 mod crl;
 mod denies;
 mod enroll;

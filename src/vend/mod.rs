@@ -8,6 +8,7 @@ mod crl;
 mod denies;
 mod enroll;
 mod exchange;
+mod first;
 mod issue;
 mod open;
 mod passes;

@@ -62,7 +62,8 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
     signing_keys::prepare(&config.rules, clock.now())?;
-    let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
+    let vend = Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules);
+    let vend = Arc::new(vend.with_watch_limits(config.limits.of_watches()));
     let parts = Arc::new(Parts {
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
         trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)),
@@ -92,6 +93,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     }
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
+    passes.spawn(until(shutdown.clone(), end_watches(draining.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
     passes.spawn(until(shutdown.clone(), signing_keys::keep(vend.clone())));
     let (suspects, shown) = mpsc::channel(clones::SUSPECTS);
@@ -215,6 +217,13 @@ async fn prefetch(parts: Arc<Parts>) {
     parts.authn.prefetch(parts.vend.now()).await;
 }
 
+/// Ends the streams of watched leases when a shutdown begins: it would wait for each of them.
+async fn end_watches(draining: Shutdown, vend: Arc<Vend>) {
+    stopped(draining).await;
+    vend.watches().close();
+    std::future::pending::<()>().await;
+}
+
 async fn stopped(mut shutdown: Shutdown) {
     let _sender_gone = shutdown.wait_for(|over| *over).await;
 }
@@ -231,6 +240,8 @@ async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limite
             let lag = stats.oldest_due.map_or(0.0, |due| now.duration_since(due).as_secs_f64().max(0.0));
             metrics::gauge!("daypass_sweep_lag_seconds").set(lag);
         }
+        metrics::gauge!("daypass_watches").set(parts.vend.watches().len() as f64);
+        metrics::gauge!("daypass_rotation_lag_seconds").set(parts.vend.watches().lag(now));
         let audit = parts.vend.audit_health();
         metrics::gauge!("daypass_audit_waiting").set(audit.waiting as f64);
         metrics::gauge!("daypass_audit_lag_seconds").set(audit.lag.as_secs_f64());

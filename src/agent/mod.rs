@@ -3,3 +3,4 @@
 
 pub mod desk;
 pub mod sockets;
+pub mod identity;

@@ -84,7 +84,7 @@ impl PolicyBook {
     /// The latest that a lease may reach by what its holder has shown.
     fn vouched_until(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, terms: WatchTerms) -> Result<Timestamp, Refused> {
         let until = match caller.identity.proof {
-            Proof::Certificate(_) => return Ok(Timestamp::MAX),
+            Proof::Certificate(_) | Proof::Enrollment(_) => return Ok(Timestamp::MAX),
             Proof::Token { .. } => whole_second(after(terms.shown_at, role.max_life_per_token)),
         };
         if until > lease.expires_at {
@@ -100,7 +100,7 @@ impl PolicyBook {
 }
 
 fn ask(lease: &Lease, ttl: SignedDuration, peer_address: Option<IpAddr>, now: Timestamp) -> Ask<'_> {
-    Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), peer_address, now }
+    Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), tenant: None, peer_address, now }
 }
 
 fn rotation_ttl(role: &Role, terms: WatchTerms) -> SignedDuration {

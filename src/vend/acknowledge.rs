@@ -23,6 +23,7 @@ impl Vend {
         }
         let acknowledged = async {
             check(&stored, generation)?;
+            Self::must_show(call, &stored, generation)?;
             let next_key = self.next_key(&rules, &stored, next_csr)?;
             let change = |lease: &Lease| {
                 let known = lease.acknowledged >= generation && (next_key.is_none() || key_of(lease) == next_key.as_ref());
@@ -35,6 +36,8 @@ impl Vend {
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
         self.record(vec![Self::done(call, &lease, now)]).await?;
+        // After the record, from which a store that forgets it is told; an acknowledgement that is repeated does it again.
+        self.supersede(&lease).await?;
         if let Some(window) = lease.rotation() {
             // It may have waited for its key.
             self.watches.hasten(id, window.start);

@@ -2,6 +2,7 @@
 
 use super::{
     Call, Issued, Rules, Vend,
+    first::shown_by,
     issue::{REMOTE_TIMEOUT, token_use, too_slow},
     record::About,
 };
@@ -86,7 +87,9 @@ impl Vend {
             Ok(lease) => lease,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
-        let Some(generation) = shown.generation else { return Ok(lease) };
+        // The certificate of an enrolled lease shows its generation, whatever its holder says.
+        let by_certificate = shown_by(&call.identity, &lease);
+        let Some(generation) = shown.generation.into_iter().chain(by_certificate).min() else { return Ok(lease) };
         // Nobody but its holder learns of its generations, or brings its end about.
         if let Err(denial) = rules.book.decide_hold(&call.identity, &lease, now) {
             return Err(self.denied(call, about(), *denial, now).await);
@@ -94,7 +97,7 @@ impl Vend {
         if generation < lease.acknowledged {
             return Err(self.clone_found(&call.origin, &*call.identity, &lease, generation).await);
         }
-        if generation > lease.generation {
+        if let Some(generation) = shown.generation.filter(|said| *said > lease.generation) {
             let why = format!("the lease is at generation {}; there is no generation {generation} of it", lease.generation);
             return Err(self.ended(call, about(), Error::new(Code::LeaseState, why), now).await);
         }

@@ -40,18 +40,18 @@ pub use token_ca::TokenCa;
 
 use super::{Again, Issuer, Minted, NotMinted, Order};
 use crate::{
+    clock,
     model::{
         Timestamp,
         credential::{Credential, X509Credential},
         error::{Code, Error, Result},
         hex,
         identity::Identity,
-        lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
+        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         name::CaName,
         request::Input,
         role::{Role, RoleSpec, X509Role},
     },
-    policy::Grant,
 };
 
 /// Issues X.509 certificates from any number of CAs.
@@ -60,7 +60,7 @@ pub struct X509Issuer {
 }
 
 /// What a grant allows, as plain values. The house reaches [`X509Issuer::issue`] through the [`Issuer`] port only, which
-/// makes this of a [`Grant`]; tests make it directly.
+/// makes this of an [`Order`]; tests make it directly.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
     /// The role.
@@ -69,22 +69,27 @@ pub struct Ask<'a> {
     pub identity: &'a Identity,
     /// When the credential must end.
     pub expires_at: Timestamp,
+    /// The lease that its serial names.
+    pub lease: LeaseId,
+    /// Which certificate of the lease it will be, from 1.
+    pub generation: u32,
 }
 
-impl<'a> From<&'a Grant> for Ask<'a> {
-    fn from(grant: &'a Grant) -> Self {
-        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at() }
+impl<'a> From<&Order<'a>> for Ask<'a> {
+    fn from(order: &Order<'a>) -> Self {
+        let Order { grant, lease, generation, .. } = order;
+        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at(), lease: *lease, generation: *generation }
     }
 }
 
 #[async_trait]
 impl Issuer for X509Issuer {
     async fn mint(&self, order: &Order<'_>) -> Result<Minted, NotMinted> {
-        Ok(self.issue(order.grant.into(), order.input, order.earlier, order.now)?)
+        Ok(self.issue(order.into(), order.input, order.earlier, order.now)?)
     }
 
     async fn remint(&self, order: &Order<'_>, lease: &Lease) -> Result<Again> {
-        self.reissue(order.grant.into(), order.input, lease, order.now).map(Again::Same)
+        self.reissue(order.into(), order.input, lease, order.now).map(Again::Same)
     }
 }
 
@@ -106,7 +111,8 @@ impl X509Issuer {
         let living = living_serials(earlier, &spec.ca, now)?;
         let (key, next_key) = key_of(spec, input, earlier)?;
         let validity = authority.validity(now, ask.expires_at)?;
-        let plan = LeafPlan::render(ask.role, ask.identity, Serial::random(), validity)?;
+        let serial = Serial::of_lease(ask.lease, ask.generation, clock::random());
+        let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
         let leaf = authority.sign_leaf(&plan, &key)?;
         let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
         Ok(Minted {
@@ -134,8 +140,8 @@ impl X509Issuer {
             return Err(reused("the role issues from another CA since"));
         }
         let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
-        let serial = Serial::from_hex(&newest.serial)
-            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
+        let serial =
+            Serial::from_hex(&newest.serial).ok_or_else(|| reused("its certificate was made by an earlier version of this server"))?;
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }

@@ -16,7 +16,7 @@ use crate::{
     vend::{HeldLease, MAX_REASON, Renewal, RevokeStep, WatchRequest, WatchWhat, Watched, WhoAmI},
 };
 
-fn invalid(why: impl std::fmt::Display) -> Error {
+pub(super) fn invalid(why: impl std::fmt::Display) -> Error {
     Error::new(Code::InvalidRequest, why.to_string())
 }
 
@@ -84,7 +84,7 @@ pub(super) fn watched(watched: Watched) -> v1::WatchResponse {
     v1::WatchResponse { lease: Some(self::lease(&lease, now)), credential: credential.map(self::credential) }
 }
 
-fn x509_input(input: v1::X509Input) -> Result<Input> {
+pub(super) fn x509_input(input: v1::X509Input) -> Result<Input> {
     csr(input).map(|csr_der| Input::X509 { csr_der })
 }
 
@@ -108,14 +108,14 @@ pub(super) fn lease_id(text: &str) -> Result<LeaseId> {
     text.parse().map_err(invalid)
 }
 
-fn span(ttl: &prost_types::Duration) -> Result<SignedDuration> {
+pub(super) fn span(ttl: &prost_types::Duration) -> Result<SignedDuration> {
     if ttl.nanos != 0 {
         return Err(invalid("ttl is in whole seconds"));
     }
     Ok(SignedDuration::from_secs(ttl.seconds))
 }
 
-fn maybe(text: String) -> Option<String> {
+pub(super) fn maybe(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 

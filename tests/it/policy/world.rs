@@ -88,6 +88,7 @@ pub fn role(name: &str, owner: RoleOwner) -> Role {
         ip_sans: Vec::new(),
         ext_key_usage: vec![ExtKeyUsage::ClientAuth],
         key_types: vec![KeyType::P256],
+        enrollment: false,
     };
     Role {
         name: name.parse().unwrap(),

@@ -379,6 +379,7 @@ fn catalog() -> Catalog {
             ip_sans: vec![],
             ext_key_usage: vec![ExtKeyUsage::ClientAuth],
             key_types: vec![KeyType::P256],
+            enrollment: false,
         }),
     };
     let claim = |name: &str| ClaimSpec { name: name.to_owned(), path: vec![name.to_owned()], ty: ClaimType::String, required: true };

@@ -7,6 +7,7 @@ mod crl;
 mod denies;
 mod exchange;
 mod issue;
+mod keys;
 mod open;
 mod passes;
 mod read;

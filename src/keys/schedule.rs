@@ -337,10 +337,8 @@ mod tests {
 
     #[test]
     fn what_a_configuration_may_not_say_is_told() {
-        let schedule = |every: i64, ahead: i64| Schedule {
-            every: SignedDuration::from_secs(every),
-            publish_ahead: SignedDuration::from_secs(ahead),
-        };
+        let schedule =
+            |every: i64, ahead: i64| Schedule { every: SignedDuration::from_secs(every), publish_ahead: SignedDuration::from_secs(ahead) };
         let faults = |every, ahead| schedule(every, ahead).faults("rotate_every", ROTATE_EVERY).join("; ");
         assert_eq!(faults(7200, 3600), "");
         assert!(faults(7199, 3600).contains("rotate_every is at least twice publish_ahead"));

@@ -12,8 +12,8 @@
 
 pub mod bundle;
 pub mod desk;
-pub mod sockets;
 pub mod identity;
 pub mod jwts;
 pub mod keeper;
 pub mod kept;
+pub mod sockets;

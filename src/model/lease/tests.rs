@@ -118,7 +118,9 @@ fn a_claim_is_live_until_it_lapses_or_its_work_is_done() {
     let taken = claimed.apply(Change::TakeUp { by: ServerId(2), at: at(302), next_key: None }).unwrap().claim.unwrap();
     assert_eq!((taken.by, taken.until), (ServerId(2), at(310)));
     let revoking = claimed.apply(Change::BeginRevoke { at: at(306) }).unwrap();
-    assert!(revoking.apply(Change::Claim(claim)).is_err() && revoking.apply(Change::Acknowledge { generation: 1, next_key: None }).is_err());
+    assert!(
+        revoking.apply(Change::Claim(claim)).is_err() && revoking.apply(Change::Acknowledge { generation: 1, next_key: None }).is_err()
+    );
 }
 
 #[test]

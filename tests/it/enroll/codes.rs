@@ -113,10 +113,11 @@ async fn whatever_is_wrong_with_a_code_the_answer_is_one() {
 async fn a_request_that_is_no_good_leaves_the_code_as_good_as_it_was() {
     let world = World::on_sqlite();
     let created = world.create("acme").await;
-    let redeem = |input| world.servers[0].enrollments.redeem(&origin("EnrollmentService/Redeem"), &created.code, input);
+    let origin = origin("EnrollmentService/Redeem");
+    let redeem = |input| world.servers[0].enrollments.redeem(&origin, &created.code, input);
     assert_eq!(failed(redeem(Input::None).await).code(), Code::InvalidRequest);
     assert_eq!(failed(redeem(Input::X509 { csr_der: b"nonsense".to_vec() }).await).code(), Code::InvalidCsr);
-    world.reload(|catalog| drop(catalog.roles.remove("agent")));
+    world.reload(|catalog| drop(catalog.roles.remove(&"agent".parse().unwrap())));
     assert_eq!(failed(redeem(Key::new().csr()).await).code(), Code::RoleNotFound, "the role is gone by now");
     world.reload(|_| {});
     assert!(redeem(Key::new().csr()).await.is_ok());
@@ -225,12 +226,8 @@ async fn a_role_for_first_identities_is_never_issued() {
     let (_, agent) = world.agent("acme").await;
     for call in [&agent, &operator()] {
         for role in ["agent", "acme-agent"] {
-            let request = daypass::model::request::IssueRequest {
-                role: role.parse().unwrap(),
-                ttl: None,
-                request_id: None,
-                input: Key::new().csr(),
-            };
+            let request =
+                daypass::model::request::IssueRequest { role: role.parse().unwrap(), ttl: None, request_id: None, input: Key::new().csr() };
             let code = failed(world.servers[0].vend.issue(call, request).await).code();
             assert!(matches!(code, Code::Denied | Code::RoleNotFound), "{role}: {code:?}");
         }

@@ -5,15 +5,12 @@ use std::{
     sync::LazyLock,
 };
 
-use daypass::{
-    issuer::x509::Ask,
-    model::{
-        SignedDuration, Timestamp,
-        error::Code,
-        request::Input,
-        role::{ExtKeyUsage, KeyType, X509Role},
-        template::Template,
-    },
+use daypass::model::{
+    SignedDuration, Timestamp,
+    error::Code,
+    request::Input,
+    role::{ExtKeyUsage, KeyType, X509Role},
+    template::Template,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use rcgen::{KeyPair, PublicKeyData};

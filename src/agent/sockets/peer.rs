@@ -202,9 +202,10 @@ mod tests {
         };
         assert!(held.iter().all(|(_, connection)| connection.connect_info() == own));
         let mut refused = UnixStream::connect(&path).await.unwrap();
+        let mut byte = [0];
         tokio::select! {
             _ = connections.next() => panic!("it has a place"),
-            read = refused.read(&mut [0]) => assert_eq!(read.unwrap(), 0),
+            read = refused.read(&mut byte) => assert_eq!(read.unwrap(), 0),
         }
         held.pop();
         let _client = UnixStream::connect(&path).await.unwrap();

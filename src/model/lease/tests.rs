@@ -31,6 +31,7 @@ fn reserved(kind: CredentialKind, handle: Handle) -> Lease {
         live_until: at(930),
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

@@ -2,5 +2,6 @@
 
 mod aws;
 mod sds;
+mod socket_limits;
 mod socket_world;
 mod workload;

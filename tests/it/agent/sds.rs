@@ -103,6 +103,10 @@ fn envoy_takes_another_bundle_and_comes_back_to_another_agent() {
     world.stop().expect("it ends without an error");
     assert!(!world.path("sds.sock").exists(), "the socket goes with the agent");
     shake(&agent).expect("Envoy goes on with what it has");
+    let next = world.pair("next", "web");
+    world.put_pair("web", &next);
+    world.start();
+    wait_until(PATIENCE, "Envoy has found the new one", || (shake(&agent).ok()?.leaf == der(&next.cert)).then_some(()));
 }
 
 /// A stream, as a client of the protocol has it.

@@ -91,7 +91,7 @@ enum End {
     /// The run is over.
     Over,
     /// Not by the holder's fault: its server is gone, or going.
-    Lost(Line),
+    Lost(Line, String),
     /// In another way, in words.
     Wrong(String),
 }
@@ -171,8 +171,8 @@ impl Holder {
             };
             match end {
                 End::Over => return Ok(()),
-                End::Lost(lost) => {
-                    self.shared.tally().lost_streams += 1;
+                End::Lost(lost, why) => {
+                    *self.shared.tally().lost_streams.entry(why).or_default() += 1;
                     tokio::time::sleep(MAX_PAUSE.mul_f64(f64::from(u16::from_be_bytes(clock::random())) / 65_536.0)).await;
                     line = self.shared.lines.get_anew(self.number, &lost).await?;
                 }
@@ -315,7 +315,16 @@ fn held_of(lease: &Lease, credential: &Credential, over: &Csr) -> std::result::R
 }
 
 fn ended(status: &Status, line: &Line) -> End {
-    if is_lost(status) { End::Lost(line.clone()) } else { End::Wrong(status.to_string()) }
+    if !is_lost(status) {
+        return End::Wrong(status.to_string());
+    }
+    let mut why = format!("{:?}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        why = format!("{why}: {error}");
+        cause = error.source();
+    }
+    End::Lost(line.clone(), why)
 }
 
 /// Whether it is the connection or the server that is gone. A connection that breaks under a call is UNKNOWN or INTERNAL to tonic, and

@@ -47,8 +47,8 @@ pub struct Arrival {
 /// All that they saw.
 #[derive(Default)]
 pub struct Tally {
-    /// Streams that ended with their connection or server.
-    pub lost_streams: u64,
+    /// Streams that ended with their connection or server, by reason.
+    pub lost_streams: BTreeMap<String, u64>,
     /// Credentials that were made and never arrived, for such streams.
     pub undelivered: u64,
     /// When each rotation arrived.

@@ -453,11 +453,6 @@ impl Lease {
         }
     }
 
-    /// When the newest credential that was handed out expires.
-    pub fn held_until(&self) -> Timestamp {
-        self.held_until.unwrap_or(self.expires_at)
-    }
-
     /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
     /// them no more, so whoever does is another one. None of any other lease.
     pub fn superseded(&self) -> Option<(RevocationList, Vec<RevokedSerial>)> {
@@ -479,6 +474,11 @@ impl Lease {
         let Handle::X509 { serials, .. } = &self.handle else { return None };
         let live = serials.iter().find(|live| live.serial == serial)?;
         Some(Serial::from_hex(&live.serial)?.generation(self.generation))
+    }
+
+    /// When the newest credential that was handed out expires.
+    pub fn held_until(&self) -> Timestamp {
+        self.held_until.unwrap_or(self.expires_at)
     }
 
     /// Whether a renewal at `now` could still give a credential that lives longer than the newest one.

@@ -450,7 +450,13 @@ mod tests {
             let kinds = (0..LeaseState::ALL.len(), prop::sample::select(&CredentialKind::ALL[..]), reaches);
             let times = (-100..900_000_i64, 0..90_000_000_i64, prop::option::of(0..4_000_000_000_000_i64));
             let millis = || 0..4_000_000_000_000_i64;
-            let rotation = (prop::option::of(millis()), 0..3_u32, prop::option::of((any::<u64>(), millis())), any::<bool>());
+            let rotation = (
+                prop::option::of(millis()),
+                0..3_u32,
+                prop::option::of((any::<u64>(), millis())),
+                any::<bool>(),
+                prop::option::of(-100..900_000_i64),
+            );
             (any::<[u8; 16]>(), names, any::<(u32, u32)>(), kinds, times, rotation).prop_map(
                 move |(id, (role, tenant, subject), (version, generation), (state, kind, reach), (ttl, renew, revoked), rotation)| {
                     let issued_at = Timestamp::from_millisecond(issued).unwrap();
@@ -471,7 +477,7 @@ mod tests {
                         live_until: second(ttl + 60),
                         revoked_at: revoked.map(|at| Timestamp::from_millisecond(at).unwrap()),
                         renewed_at: rotation.0.map(|at| Timestamp::from_millisecond(at).unwrap()),
-                        held_until: rotation.3.then(|| second(ttl)),
+                        held_until: rotation.4.map(second),
                         acknowledged: rotation.1,
                         claim: rotation.2.map(|(by, until)| Claim { by: ServerId(by), until: Timestamp::from_millisecond(until).unwrap() }),
                         enrolled: rotation.3,

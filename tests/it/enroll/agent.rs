@@ -19,12 +19,9 @@ use rustls::{ClientConfig, RootCertStore, client::ResolvesClientCert, crypto::aw
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{io::AsyncReadExt, sync::watch};
 
-use crate::{
-    e2e::{
-        wire::{block_on, connect},
-        world::{Caller, Said, World},
-    },
-    support::parts::wait_until,
+use crate::e2e::{
+    wire::{block_on, connect},
+    world::{Caller, Said, World},
 };
 
 fn create(world: &World, more: &[&str]) -> Said {
@@ -210,7 +207,11 @@ fn an_identity_keeps_itself_through_its_renewals() {
 fn an_identity_that_expired_is_told_as_that() {
     let world = World::start();
     world.reconfigure(|world| {
-        world.edit("daypass.toml", "default_ttl = \"24h\"\nmax_ttl = \"24h\"\nmax_life = \"2160h\"", "default_ttl = \"2s\"\nmax_ttl = \"2s\"\nmax_life = \"2s\"");
+        world.edit(
+            "daypass.toml",
+            "default_ttl = \"24h\"\nmax_ttl = \"24h\"\nmax_life = \"2160h\"",
+            "default_ttl = \"2s\"\nmax_ttl = \"2s\"\nmax_life = \"2s\"",
+        );
     });
     let state = world.file("state");
     assert_eq!(enroll(&world, &state, &code(&world)).code, 0);

@@ -69,7 +69,7 @@ async fn an_older_certificate_that_still_gets_in_is_a_clones() {
 async fn what_is_told_of_handshakes_is_looked_into() {
     let world = Heart::on_sqlite();
     world.reload(|catalog| {
-        let role = catalog.roles.get_mut("agent").unwrap();
+        let role = catalog.roles.get_mut(&"agent".parse().unwrap()).unwrap();
         std::sync::Arc::make_mut(role).on_clone = OnClone::Alert;
     });
     let (lease, first) = world.agent("acme").await;
@@ -120,6 +120,7 @@ impl Agent {
         made.chain_der.iter().for_each(|der| daypass::model::pem::push(&mut pem, "CERTIFICATE", der));
         std::fs::write(file("pem"), pem).unwrap();
         std::fs::write(file("key"), key).unwrap();
+        std::fs::set_permissions(file("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         self.pairs.insert(generation, Pair { cert: file("pem"), key: file("key") });
     }
 
@@ -163,7 +164,10 @@ fn a_cloned_client_certificate_is_found_at_its_next_use() {
         (world.cli(&agent.caller(1), ["whoami"]).code == 3).then_some(())
     });
     let found = wait_until(Duration::from_secs(5), "the clone is on record", || clones(&world).into_iter().next());
-    assert_eq!((&found["lease_id"], &found["outcome"], &found["tenant"]), (&agent.lease.as_str().into(), &"denied".into(), &"fleet".into()));
+    assert_eq!(
+        (&found["lease_id"], &found["outcome"], &found["tenant"]),
+        (&agent.lease.as_str().into(), &"denied".into(), &"fleet".into())
+    );
     assert_eq!(found["peer_address"], "127.0.0.1");
     assert_eq!(found["reason"], "GENERATION_SUPERSEDED");
     wait_until(Duration::from_secs(5), "both lose their access", || (world.cli(&agent.caller(2), ["whoami"]).code == 3).then_some(()));

@@ -34,7 +34,7 @@ const PRINCIPALS: [&str; 9] = [
     "principal == Certificate::\"spiffe://dev/vendor/agent\"",
     "principal in Token::github::\"oidc:github:repo:acme/site\"",
 ];
-const ACTIONS: [&str; 9] = [
+const ACTIONS: [&str; 10] = [
     "action",
     "action == Action::\"issue\"",
     "action == Action::\"renew\"",

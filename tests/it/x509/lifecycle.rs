@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use daypass::{
-    issuer::x509::{Ask, Authority, CaConfig, DEFAULT_CRL_LIFE, Serial, X509Issuer},
+    issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, Serial, X509Issuer},
     model::{
         SignedDuration, Timestamp,
         error::{Code, Error},

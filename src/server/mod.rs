@@ -9,6 +9,7 @@ mod grpc;
 mod http;
 mod limiters;
 mod listener;
+mod own_certificate;
 mod ready;
 mod reconcile;
 mod reload;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::trust::Trust;
+use super::{tls::TlsEdge, trust::Trust};
 use crate::vend::Vend;
 
 /// The service as a whole, in gRPC's health protocol.
@@ -14,16 +14,18 @@ const WHOLE: &str = "";
 pub(super) struct Readiness {
     vend: Arc<Vend>,
     trust: Arc<Trust>,
+    edge: Arc<TlsEdge>,
     store_fault: Mutex<Option<String>>,
     draining: std::sync::atomic::AtomicBool,
     reporter: HealthReporter,
 }
 
 impl Readiness {
-    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, reporter: HealthReporter) -> Self {
+    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, edge: Arc<TlsEdge>, reporter: HealthReporter) -> Self {
         Self {
             vend,
             trust,
+            edge,
             store_fault: Mutex::new(Some("the lease store was not asked yet".to_owned())),
             draining: false.into(),
             reporter,
@@ -58,6 +60,9 @@ impl Readiness {
         }
         if !self.trust.knows_revocations() {
             faults.push("our own CRLs are not signed yet, so no client certificate is taken");
+        }
+        if !self.edge.shows() {
+            faults.push("the server has no certificate of its own yet");
         }
         faults
     }

@@ -17,11 +17,13 @@ use super::{
 };
 use crate::{
     background::ticker,
+    issuer::x509::Ca,
     model::{
         error::{Error, Result},
         fault::Fault,
         name::CaName,
     },
+    vend::Rules,
 };
 
 /// How often the files are looked at. A look reads their metadata, not their content.
@@ -91,18 +93,23 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
 
 /// Puts a checked configuration in force. What can still fail comes first, so that nothing is half taken.
 fn apply(parts: &Parts, config: Config) -> Result<()> {
-    let configured: Vec<&CaName> = config.rules.issuers.x509.authorities().keys().collect();
-    if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
+    let before = parts.vend.rules();
+    if names(&config.rules) != names(&before) {
         return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
     }
     signing_keys::prepare(&config.rules, parts.vend.now())?;
-    let shown = parts.edge.prepare(&config.certificate, &config.key)?;
+    parts.own.check(&config.identity)?;
     let callers = parts.authn.prepare(config.issuers, parts.vend.now())?;
     parts.trust.replace(config.trust_domains)?;
-    parts.edge.show(shown);
+    parts.own.want(config.identity)?;
     parts.authn.replace(callers);
     parts.vend.replace_rules(config.rules);
     Ok(())
+}
+
+/// The CAs by their configured names, and whether they rotate.
+fn names(rules: &Rules) -> Vec<(&CaName, bool)> {
+    rules.issuers.x509.cas().iter().map(|(name, ca)| (name, matches!(ca, Ca::Rotating(_)))).collect()
 }
 
 fn stamp(files: &[PathBuf]) -> Stamp {

@@ -20,6 +20,7 @@ use super::{
     http::{self, Edges, Public, TokenEdge},
     limiters::Limiters,
     listener::Acceptor,
+    own_certificate::{self, OwnCertificate},
     ready::Readiness,
     reload, signing_keys,
     telemetry::{self, TimedLog, TimedStore},
@@ -42,8 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Parts {
     pub vend: Arc<Vend>,
     pub authn: Arc<Callers>,
-    pub edge: Arc<TlsEdge>,
     pub trust: Arc<Trust>,
+    pub own: Arc<OwnCertificate>,
 }
 
 /// Runs the service until SIGTERM or SIGINT, then finishes what is in flight. `listening` is called once both ports are open.
@@ -59,14 +60,16 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let store = open_store(config.store)?;
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
-    let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
+    let edge = Arc::new(TlsEdge::new(clock.clone())?);
+    let own = Arc::new(OwnCertificate::new(edge.clone()));
+    own.want(config.identity)?;
     signing_keys::prepare(&config.rules, clock.now())?;
     let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
     let parts = Arc::new(Parts {
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
-        trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)),
+        trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)?),
+        own: own.clone(),
         vend: vend.clone(),
-        edge: edge.clone(),
     });
 
     let grpc_listener = listen(config.grpc, "grpc").await?;
@@ -81,14 +84,13 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
-    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), reporter));
+    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
 
     let mut passes = background::start(&vend, &shutdown, &settled);
-    for ca in vend.crls().cas().cloned() {
-        passes.spawn(until(shutdown.clone(), trust::follow_crl(parts.trust.clone(), vend.clone(), ca)));
-    }
+    passes.spawn(until(shutdown.clone(), trust::follow(parts.trust.clone(), vend.clone())));
+    passes.spawn(until(shutdown.clone(), own_certificate::keep(own, vend.clone())));
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));

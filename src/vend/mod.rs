@@ -8,6 +8,7 @@ mod denies;
 mod exchange;
 mod issue;
 mod open;
+mod own;
 mod passes;
 mod read;
 mod record;
@@ -90,8 +91,10 @@ pub struct Vend {
 impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
-        let crls = CrlDesk::new(rules.issuers.x509.authorities().keys().cloned());
-        Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies: DenyLists::default(), open: Open::default() }
+        let (crls, denies, open) = (CrlDesk::new(), DenyLists::default(), Open::default());
+        let vend = Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies, open };
+        vend.follow_cas();
+        vend
     }
 
     /// The rules in force.
@@ -101,6 +104,8 @@ impl Vend {
 
     /// Puts new rules in force for every call that begins after it.
     pub fn replace_rules(&self, rules: Rules) {
+        // Before they are in force: the authorities of rings were read anew, and must be known to have CRLs when they sign.
+        self.crls.take_note_of(&rules.issuers.x509.published(self.clock.now()));
         self.rules.store(Arc::new(rules));
     }
 

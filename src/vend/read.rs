@@ -7,7 +7,8 @@ use super::{
     record::{About, event_of},
 };
 use crate::{
-    issuer::x509::Authority,
+    issuer::x509::Standing,
+    keys::KeyState,
     model::{
         Timestamp,
         error::{Code, Error, Result},
@@ -33,9 +34,15 @@ pub struct WhoAmI {
 
 /// An issuing CA as everybody may know it.
 pub struct PublicCa {
-    /// Its name.
+    /// Its own name.
     pub name: CaName,
-    /// The issuing certificate first, then what lies between it and the root, each DER.
+    /// The configured name.
+    pub ca: CaName,
+    /// Where it stands.
+    pub state: KeyState,
+    /// Whether it is one of a ring.
+    pub rotates: bool,
+    /// The issuing certificate first, then what lies between it and the root, each DER; empty for a CA that is its own root.
     pub chain_der: Vec<Vec<u8>>,
     /// The roots, each DER.
     pub root_der: Vec<Vec<u8>>,
@@ -119,16 +126,18 @@ impl Vend {
         Ok(WhoAmI { identity: call.identity.clone(), roles })
     }
 
-    /// The issuing CAs, in order of name.
+    /// The issuing CAs that are prepared, active or retired: by configured name, oldest first.
     pub fn trust_bundle(&self) -> Vec<PublicCa> {
-        let rules = self.rules.load();
-        let public = |(name, authority): (&CaName, &Arc<Authority>)| PublicCa {
-            name: name.clone(),
+        let public = |Standing { ca, state, rotates, authority }: Standing| PublicCa {
+            name: authority.name().clone(),
+            ca,
+            state,
+            rotates,
             chain_der: authority.chain_der().to_vec(),
             root_der: vec![authority.root_der().to_vec()],
             crl_url: authority.crl_url().to_owned(),
         };
-        rules.issuers.x509.authorities().iter().map(public).collect()
+        self.rules.load().issuers.x509.published(self.now()).into_iter().map(public).collect()
     }
 
     /// Why the caller may or may not have a role.

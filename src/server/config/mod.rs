@@ -2,6 +2,7 @@
 
 mod aws;
 mod build;
+mod cas;
 mod catalog;
 mod file;
 mod issuers;
@@ -14,6 +15,7 @@ mod trial;
 mod watched;
 
 pub use build::{Config, StoreConfig};
+pub use cas::{CA_ROTATE_EVERY, DEFAULT_PUBLISH_AHEAD, MAX_AUTHORITIES, MAX_OWN_NAMES, OWN_LIFE, OwnCertificateConfig, ServerIdentity};
 pub use file::load;
 pub use limits::Limits;
 pub(super) use limits::std_duration;

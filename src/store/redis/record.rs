@@ -16,6 +16,7 @@ use crate::{
         credential::CredentialKind,
         hex,
         lease::{Claim, Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach, ServerId},
+        name::CaName,
         revocation::{AwsDeny, DenyBy},
         role::RegistryAction,
     },
@@ -80,6 +81,7 @@ const ACKNOWLEDGED: u64 = 2;
 const CLAIMED: u64 = 4;
 const ENROLLED: u64 = 8;
 const NEXT_KEY: u64 = 16;
+const OTHER_CAS: u64 = 32;
 
 /// The lease from a record, with or without a request key.
 pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
@@ -136,6 +138,10 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         let key = input.hex()?;
         let Handle::X509 { next_key, .. } = &mut handle else { return Err(BadRecord("it has the next key of no certificate")) };
         *next_key = Some(key);
+    }
+    if flags & OTHER_CAS != 0 {
+        let Handle::X509 { serials, .. } = &mut handle else { return Err(BadRecord("it has the CAs of no certificate")) };
+        input.other_cas(serials)?;
     }
     if !input.0.is_empty() {
         return Err(BadRecord("bytes follow its end"));
@@ -204,17 +210,20 @@ impl Encoder {
     }
 
     fn rotation(&mut self, lease: &Lease) {
-        let next_key = match &lease.handle {
-            Handle::X509 { next_key, .. } => next_key.as_deref(),
-            Handle::Aws { .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,
+        let (next_key, serials) = match &lease.handle {
+            Handle::X509 { next_key, serials, .. } => (next_key.as_deref(), serials.as_slice()),
+            Handle::Aws { .. } | Handle::Registry { .. } | Handle::Jwt { .. } => (None, [].as_slice()),
         };
+        let other_cas: Vec<(usize, &CaName)> =
+            serials.iter().enumerate().filter_map(|(place, live)| Some((place, live.ca.as_ref()?))).collect();
         let bit = |set: bool, bit: u64| if set { bit } else { 0 };
         self.unsigned(
             bit(lease.renewed_at.is_some(), RENEWED)
                 | bit(lease.acknowledged != 0, ACKNOWLEDGED)
                 | bit(lease.claim.is_some(), CLAIMED)
                 | bit(lease.enrolled, ENROLLED)
-                | bit(next_key.is_some(), NEXT_KEY),
+                | bit(next_key.is_some(), NEXT_KEY)
+                | bit(!other_cas.is_empty(), OTHER_CAS),
         );
         if let Some(at) = lease.renewed_at {
             self.signed(at.as_millisecond());
@@ -229,6 +238,13 @@ impl Encoder {
         if let Some(key) = next_key {
             self.hex(key);
         }
+        if !other_cas.is_empty() {
+            self.unsigned(other_cas.len() as u64);
+            for (place, ca) in other_cas {
+                self.unsigned(place as u64);
+                self.text(ca.as_str());
+            }
+        }
     }
 
     fn handle(&mut self, handle: &Handle, issued: i64) {
@@ -237,7 +253,7 @@ impl Encoder {
                 self.unsigned(0);
                 self.text(ca.as_str());
                 self.unsigned(serials.len() as u64);
-                for LiveSerial { serial, not_after } in serials {
+                for LiveSerial { serial, not_after, ca: _ } in serials {
                     self.hex(serial);
                     self.signed(not_after.as_second() - issued);
                 }
@@ -386,9 +402,19 @@ impl Decoder<'_> {
         let count = self.unsigned()?;
         let mut serials = Vec::new();
         for _ in 0..count {
-            serials.push(LiveSerial { serial: self.hex()?, not_after: self.seconds(issued)? });
+            serials.push(LiveSerial { serial: self.hex()?, not_after: self.seconds(issued)?, ca: None });
         }
         Ok(Handle::X509 { ca, serials, tbs: self.hex()?, next_key: None })
+    }
+
+    /// The CAs of those certificates that another one issued than the newest.
+    fn other_cas(&mut self, serials: &mut [LiveSerial]) -> Result<(), BadRecord> {
+        for _ in 0..self.unsigned()? {
+            let place = usize::try_from(self.unsigned()?).map_err(|_| BadRecord("it has the CA of no certificate"))?;
+            let live = serials.get_mut(place).ok_or(BadRecord("it has the CA of no certificate"))?;
+            live.ca = Some(self.text()?.try_into().map_err(|_| BadRecord("its CA is no name"))?);
+        }
+        Ok(())
     }
 }
 
@@ -414,9 +440,13 @@ mod tests {
     fn handle(issued: i64) -> impl Strategy<Value = Handle> {
         let second = move |offset: i64| Timestamp::from_second(issued + offset).unwrap();
         let lives = || 0..4_000_000_000_i64;
-        let serials = prop::collection::vec(("[0-9a-f]{2,40}", lives()), 0..9);
+        let serials = prop::collection::vec(("[0-9a-f]{2,40}", lives(), prop::option::weighted(0.2, "[a-z0-9][a-z0-9-]{0,62}")), 0..9);
         let x509 = ("[a-z0-9][a-z0-9-]{0,62}", serials, "([0-9a-f]{32}|[ -~]{0,9})").prop_map(move |(ca, serials, tbs)| {
-            let serials = serials.into_iter().map(|(serial, at)| LiveSerial { serial, not_after: second(at) }).collect();
+            let serials = serials.into_iter().map(|(serial, at, ca)| {
+                let ca = ca.map(|ca| ca.parse().unwrap());
+                LiveSerial { serial, not_after: second(at), ca }
+            });
+            let serials = serials.collect();
             Handle::X509 { ca: ca.parse().unwrap(), serials, tbs, next_key: None }
         });
         let aws = (prop::option::of(deny()), "[ -~]{0,120}", "[A-Za-z0-9=,.@_-]{2,64}", prop::option::of("[A-Z0-9]{1,40}"))
@@ -501,7 +531,7 @@ mod tests {
     #[test]
     fn another_format_is_refused() {
         assert_eq!(
-            decode(LeaseId::from_bytes([0; 16]), &[2, 0, 0, 0, 1, 1, 0]),
+            decode(LeaseId::from_bytes([0; 16]), &[FORMAT + 1, 0, 0, 0, 1, 1, 0]),
             Err(BadRecord("its format is of another version of this service"))
         );
     }

@@ -75,7 +75,7 @@ pub fn lease_at(issued_at: Timestamp, tenant: &str, role: &str, subject: &str) -
         enrolled: false,
         handle: Handle::X509 {
             ca: ca(),
-            serials: vec![LiveSerial { serial: hex(clock::random()), not_after: expires_at }],
+            serials: vec![LiveSerial { serial: hex(clock::random()), not_after: expires_at, ca: None }],
             tbs: hex(clock::random()),
             next_key: None,
         },

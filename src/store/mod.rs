@@ -218,6 +218,16 @@ pub trait EntryStore: Send + Sync {
     async fn delete_entry(&self, collection: Collection, key: &str, version: u64) -> Result<bool, Error>;
 }
 
+/// That an entry keeps its bounds: a breach is a defect of ours.
+pub(crate) fn check_entry(entry: &Entry) -> Result<(), Error> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    let Entry { key, version: _, body } = entry;
+    if key.is_empty() || key.len() > 128 || !key.bytes().all(legal) || body.len() > MAX_ENTRY {
+        return Err(Error::internal(format_args!("an entry of {} bytes under {key:?} breaks its bounds", body.len())));
+    }
+    Ok(())
+}
+
 /// An error of a store: the caller learns that it is away, the log why.
 pub(crate) fn unavailable(internal: impl std::fmt::Display) -> Error {
     Error::new(Code::StoreUnavailable, "the lease store does not answer; nothing was issued or changed for sure, try again")

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::model::revocation::DenyBy;
 
@@ -104,4 +106,78 @@ fn each_certificate_is_revoked_at_the_ca_that_issued_it() {
     let said: Vec<(String, Vec<&str>)> =
         lists.iter().map(|(list, entries)| (list.to_string(), entries.iter().map(|entry| entry.serial.as_str()).collect())).collect();
     assert_eq!(said, [("issuing-1".to_owned(), vec!["01", "03"]), ("issuing-2".to_owned(), vec!["02"])]);
+}
+
+fn held(seed: [u8; 10], life: i64) -> Lease {
+    let handle = Handle::X509 { ca: "issuing".parse().unwrap(), serials: Vec::new(), tbs: String::new(), next_key: Some("30".to_owned()) };
+    let mut lease = reserved(CredentialKind::X509, handle);
+    lease.id = LeaseId::new(at(0), seed, &lease.tenant);
+    (lease.state, lease.expires_at, lease.renew_until) = (LeaseState::Active, at(life), at(life * 10));
+    lease
+}
+
+fn renewed(lease: &Lease, at: Timestamp, expires_at: Timestamp) -> Lease {
+    lease.apply(Change::Renew { at, expires_at, handle: lease.handle.clone() }).unwrap()
+}
+
+#[test]
+fn a_claim_keeps_others_out_until_it_lapses_or_its_work_is_done() {
+    let (us, them) = (ServerId(1), ServerId(2));
+    let claimed = held([1; 10], 600).apply(Change::Claim(Claim { by: us, until: at(310) })).unwrap();
+    let claim = claimed.claim.unwrap();
+    assert!(claim.keeps_out(them, at(309)) && !claim.keeps_out(us, at(309)) && !claim.keeps_out(them, at(310)));
+    assert_eq!(renewed(&claimed, at(305), at(900)).claim, None);
+    assert_eq!(claimed.apply(Change::Unclaim).unwrap().claim, None);
+    let revoking = claimed.apply(Change::BeginRevoke { at: at(306) }).unwrap();
+    assert!(
+        revoking.apply(Change::Claim(claim)).is_err() && revoking.apply(Change::Acknowledge { generation: 1, next_key: None }).is_err()
+    );
+}
+
+#[test]
+fn what_was_acknowledged_never_goes_back_nor_past_what_was_made() {
+    let lease = renewed(&held([1; 10], 600), at(300), at(900));
+    let acknowledge = |lease: &Lease, generation| lease.apply(Change::Acknowledge { generation, next_key: None }).unwrap().acknowledged;
+    assert_eq!([0, 1, 2, 7].map(|generation| acknowledge(&lease, generation)), [0, 1, 2, 2]);
+    let second = lease.apply(Change::Acknowledge { generation: 2, next_key: Some("31".to_owned()) }).unwrap();
+    assert_eq!(acknowledge(&second, 1), 2);
+    assert!(matches!(&second.handle, Handle::X509 { next_key: Some(key), .. } if key == "31"));
+}
+
+#[test]
+fn what_cannot_be_renewed_is_never_due() {
+    let mut lease = held([1; 10], 600);
+    assert!(lease.rotation().is_some());
+    lease.renew_until = lease.expires_at;
+    assert_eq!(lease.rotation(), None);
+    assert_eq!(held([1; 10], 600).apply(Change::BeginRevoke { at: at(1) }).unwrap().rotation(), None);
+}
+
+proptest! {
+    #[test]
+    fn a_window_lies_within_the_middle_of_the_life_and_its_place_there_stays(seed in any::<[u8; 10]>(), life in 3..8_000_000_i64) {
+        let lease = held(seed, life);
+        let part = |window: RotationWindow, from: Timestamp| window.start.duration_since(from).as_secs_f64() / (life as f64);
+        let window = lease.rotation().unwrap();
+        let first = part(window, at(0));
+        prop_assert!((0.32..0.68).contains(&first), "{first}");
+        prop_assert!(window.start < window.end && window.end < lease.expires_at);
+        let next = renewed(&lease, at(life / 2), at(life / 2 + life));
+        let second = part(next.rotation().unwrap(), at(life / 2));
+        prop_assert!((first - second).abs() < 1e-3, "drawn once: {first} and {second}");
+    }
+}
+
+/// Ten thousand leases of one moment: no second of their window has more than three times its share.
+#[test]
+fn leases_of_one_moment_spread() {
+    let mut seconds = std::collections::HashMap::<i64, usize>::new();
+    for number in 0..10_000_u64 {
+        let mut seed = [0; 10];
+        seed[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        seed.reverse();
+        *seconds.entry(held(seed, 600).rotation().unwrap().start.as_second()).or_default() += 1;
+    }
+    let mean = 10_000 / 200;
+    assert!(seconds.values().all(|count| *count < 3 * mean), "{:?}", seconds.values().max());
 }

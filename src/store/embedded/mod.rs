@@ -2,6 +2,7 @@
 //! connections read ([`query`]); an acknowledged change is on the disk.
 
 mod change;
+mod entries;
 mod query;
 mod schema;
 mod writer;

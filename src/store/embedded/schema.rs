@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The version of the tables that this service reads and writes, in `user_version`.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// Marks the file as ours ("dayp"), in `application_id`.
 const APPLICATION_ID: i64 = 0x6461_7970;
@@ -62,6 +62,14 @@ CREATE INDEX revoked_end ON revoked (not_after);
 CREATE TABLE mark (value TEXT NOT NULL) STRICT;
 ";
 
+/// What version 2 added: what servers share besides leases, and how often each collection was changed.
+const COLLECTIONS: &str = "
+CREATE TABLE entry (
+    collection TEXT, key TEXT, version INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (collection, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE collection (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+";
+
 /// Creates the file when there is none, readable by its owner only, and the tables in it.
 pub fn prepare(path: &Path) -> Result<(), Error> {
     create(path).map_err(|error| unusable(path, &format!("cannot be created: {error}")).because(&error))?;
@@ -70,6 +78,11 @@ pub fn prepare(path: &Path) -> Result<(), Error> {
     let number = |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     match (number("application_id")?, number("user_version")?) {
         (APPLICATION_ID, SCHEMA_VERSION) => return Ok(()),
+        (APPLICATION_ID, 1) => {
+            transaction.execute_batch(COLLECTIONS)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            return Ok(transaction.commit()?);
+        }
         (APPLICATION_ID, version) => {
             let text = format!("has schema {version}, and this service knows schema {SCHEMA_VERSION}: run the version that wrote it");
             return Err(unusable(path, &text));
@@ -82,6 +95,7 @@ pub fn prepare(path: &Path) -> Result<(), Error> {
         return Err(unusable(path, "is another program's database"));
     }
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(COLLECTIONS)?;
     transaction.execute("INSERT INTO mark (value) VALUES (lower(hex(?1)))", [clock::random::<16>()])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;

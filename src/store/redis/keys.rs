@@ -3,12 +3,15 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::model::{
-    error::{Code, Error},
-    identity::Subject,
-    lease::{LeaseId, PARTITIONS},
-    name::TenantName,
-    revocation::RevocationList,
+use crate::{
+    model::{
+        error::{Code, Error},
+        identity::Subject,
+        lease::{LeaseId, PARTITIONS},
+        name::TenantName,
+        revocation::RevocationList,
+    },
+    store::Collection,
 };
 
 /// The longest prefix, in bytes.
@@ -55,6 +58,21 @@ impl Keys {
     /// The revision of a revocation list.
     pub fn list_revision(&self, list: &RevocationList) -> String {
         format!("{}rev", self.list(list))
+    }
+
+    /// The stem of a collection.
+    pub fn collection(&self, collection: Collection) -> String {
+        format!("{}:{{shared:{}}}:", self.prefix, collection.as_str())
+    }
+
+    /// The hash of a collection's entries.
+    pub fn entries(&self, collection: Collection) -> String {
+        format!("{}e", self.collection(collection))
+    }
+
+    /// The revision of a collection.
+    pub fn collection_revision(&self, collection: Collection) -> String {
+        format!("{}rev", self.collection(collection))
     }
 
     /// The set of revocation lists.

@@ -4,6 +4,7 @@
 //! that of a lease. Nothing there has a TTL, so that a clock that jumps deletes nothing, and nothing is ever scanned.
 
 mod connection;
+mod entries;
 mod keys;
 mod page;
 mod record;

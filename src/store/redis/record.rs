@@ -441,14 +441,15 @@ mod tests {
         let second = move |offset: i64| Timestamp::from_second(issued + offset).unwrap();
         let lives = || 0..4_000_000_000_i64;
         let serials = prop::collection::vec(("[0-9a-f]{2,40}", lives(), prop::option::weighted(0.2, "[a-z0-9][a-z0-9-]{0,62}")), 0..9);
-        let x509 = ("[a-z0-9][a-z0-9-]{0,62}", serials, "([0-9a-f]{32}|[ -~]{0,9})").prop_map(move |(ca, serials, tbs)| {
-            let serials = serials.into_iter().map(|(serial, at, ca)| {
-                let ca = ca.map(|ca| ca.parse().unwrap());
-                LiveSerial { serial, not_after: second(at), ca }
+        let next_key = prop::option::of("([0-9a-f]{182}|[ -~]{0,9})");
+        let x509 =
+            ("[a-z0-9][a-z0-9-]{0,62}", serials, "([0-9a-f]{32}|[ -~]{0,9})", next_key).prop_map(move |(ca, serials, tbs, next_key)| {
+                let live = |(serial, at, ca): (String, i64, Option<String>)| {
+                    let ca = ca.map(|ca| ca.parse().unwrap());
+                    LiveSerial { serial, not_after: second(at), ca }
+                };
+                Handle::X509 { ca: ca.parse().unwrap(), serials: serials.into_iter().map(live).collect(), tbs, next_key }
             });
-            let serials = serials.collect();
-            Handle::X509 { ca: ca.parse().unwrap(), serials, tbs, next_key: None }
-        });
         let aws = (prop::option::of(deny()), "[ -~]{0,120}", "[A-Za-z0-9=,.@_-]{2,64}", prop::option::of("[A-Z0-9]{1,40}"))
             .prop_map(|(deny, role_arn, session, key_id)| Handle::Aws { deny, role_arn, session, key_id });
         let actions = prop::collection::vec(prop::sample::select(&RegistryAction::ALL[..]), 0..4);
@@ -470,8 +471,10 @@ mod tests {
             let reaches = prop::sample::select(vec![Reach::Crl, Reach::Lease, Reach::RoleSessions, Reach::Expiry]);
             let kinds = (0..LeaseState::ALL.len(), prop::sample::select(&CredentialKind::ALL[..]), reaches);
             let times = (-100..900_000_i64, 0..90_000_000_i64, prop::option::of(0..4_000_000_000_000_i64));
-            (any::<[u8; 16]>(), names, any::<(u32, u32)>(), kinds, times).prop_map(
-                move |(id, (role, tenant, subject), (version, generation), (state, kind, reach), (ttl, renew, revoked))| {
+            let millis = || 0..4_000_000_000_000_i64;
+            let rotation = (prop::option::of(millis()), 0..3_u32, prop::option::of((any::<u64>(), millis())), any::<bool>());
+            (any::<[u8; 16]>(), names, any::<(u32, u32)>(), kinds, times, rotation).prop_map(
+                move |(id, (role, tenant, subject), (version, generation), (state, kind, reach), (ttl, renew, revoked), rotation)| {
                     let issued_at = Timestamp::from_millisecond(issued).unwrap();
                     let second = |offset: i64| Timestamp::from_second(issued_at.as_second() + offset).unwrap();
                     Lease {
@@ -489,10 +492,10 @@ mod tests {
                         reach,
                         live_until: second(ttl + 60),
                         revoked_at: revoked.map(|at| Timestamp::from_millisecond(at).unwrap()),
-                        renewed_at: None,
-                        acknowledged: 0,
-                        claim: None,
-                        enrolled: false,
+                        renewed_at: rotation.0.map(|at| Timestamp::from_millisecond(at).unwrap()),
+                        acknowledged: rotation.1,
+                        claim: rotation.2.map(|(by, until)| Claim { by: ServerId(by), until: Timestamp::from_millisecond(until).unwrap() }),
+                        enrolled: rotation.3,
                         handle: handle.clone(),
                     }
                 },
@@ -530,9 +533,9 @@ mod tests {
 
     #[test]
     fn another_format_is_refused() {
-        assert_eq!(
-            decode(LeaseId::from_bytes([0; 16]), &[FORMAT + 1, 0, 0, 0, 1, 1, 0]),
-            Err(BadRecord("its format is of another version of this service"))
-        );
+        for format in [FORMAT - 1, FORMAT + 1] {
+            let decoded = decode(LeaseId::from_bytes([0; 16]), &[format, 0, 0, 0, 1, 1, 0]);
+            assert_eq!(decoded, Err(BadRecord("its format is of another version of this service")));
+        }
     }
 }

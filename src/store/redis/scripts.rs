@@ -1,4 +1,4 @@
-//! The scripts: each is one atomic step on one partition, or on one CA's revocation list.
+//! The scripts: each is one atomic step on one partition, on one revocation list, or on one collection.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ macro_rules! partition_script {
     };
 }
 
-macro_rules! ca_script {
+macro_rules! plain_script {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
         $(#[$doc])*
         pub static $name: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!($file)));
@@ -82,19 +82,27 @@ partition_script!(
     /// Puts the use of a token on record.
     USE_TOKEN, "lua/use_token.lua"
 );
-ca_script!(
+plain_script!(
     /// The next CRL number.
     CRL_NUMBER, "lua/crl_number.lua"
 );
-ca_script!(
+plain_script!(
     /// Adds to a revocation list.
     CRL_ADD, "lua/crl_add.lua"
 );
-ca_script!(
+plain_script!(
     /// Reads a revocation list.
     CRL_LIST, "lua/crl_list.lua"
 );
-ca_script!(
+plain_script!(
     /// Forgets expired serials.
     CRL_PURGE, "lua/crl_purge.lua"
+);
+plain_script!(
+    /// Writes an entry that servers share.
+    ENTRY_WRITE, "lua/entry_write.lua"
+);
+plain_script!(
+    /// Deletes one.
+    ENTRY_DELETE, "lua/entry_delete.lua"
 );

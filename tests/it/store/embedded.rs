@@ -12,12 +12,13 @@ use daypass::{
         error::Code,
         lease::{Lease, LeaseFilter},
     },
-    store::{LeaseStore, NewLease, Put, Swap, TokenUseKey, embedded::EmbeddedStore},
+    store::{Collection, Entry, EntryStore, LeaseStore, NewLease, Put, Swap, TokenUseKey, embedded::EmbeddedStore},
 };
 use tempfile::TempDir;
 
 use super::{
     conformance::{each_check, pages},
+    entries::each_entry_check,
     leases::{RETENTION, at, ca, expired, lease, new},
     reference,
 };
@@ -25,6 +26,7 @@ use super::{
 mod conforms {
     use super::*;
     each_check!(store());
+    each_entry_check!(store());
 }
 
 fn store() -> (TempDir, EmbeddedStore) {
@@ -99,7 +101,7 @@ fn a_newer_schema_and_a_foreign_database_are_refused_in_words() {
     let path = folder.path().join("leases.db");
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
     let error = EmbeddedStore::open(&path, RETENTION).err().unwrap();
-    assert!(error.public().contains("has schema 7, and this service knows schema 1"), "{error}");
+    assert!(error.public().contains("has schema 7, and this service knows schema 2"), "{error}");
 
     let path = folder.path().join("foreign.db");
     rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE notes (text)").unwrap();
@@ -111,6 +113,23 @@ fn a_newer_schema_and_a_foreign_database_are_refused_in_words() {
     assert_eq!(EmbeddedStore::open(&path, RETENTION).err().unwrap().code(), Code::StoreUnavailable);
     let error = EmbeddedStore::open(&folder.path().join("none/leases.db"), RETENTION).err().unwrap();
     assert!(error.public().contains("cannot be created"), "{error}");
+}
+
+/// As a version before left it: without collections.
+#[tokio::test]
+async fn an_older_schema_is_brought_up_and_keeps_its_leases() {
+    let (folder, store) = store();
+    let kept = lease("acme", "web", "spiffe://acme/a");
+    store.put(&new(&kept)).await.unwrap();
+    drop(store);
+    let path = folder.path().join("leases.db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch("DROP TABLE entry; DROP TABLE collection; PRAGMA user_version = 1").unwrap();
+    drop(old);
+    let store = open(folder.path());
+    assert_eq!(store.get(&[kept.id]).await.unwrap(), [Some(kept)]);
+    let entry = Entry { key: "a".to_owned(), version: 1, body: b"b".to_vec() };
+    assert!(store.write_entry(Collection::Keys, &entry).await.unwrap());
 }
 
 #[tokio::test]

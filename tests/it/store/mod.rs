@@ -2,6 +2,7 @@
 
 mod conformance;
 mod embedded;
+mod entries;
 mod leases;
 mod measure;
 mod redis;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{
     conformance::{CHECKS, each_check, pages},
+    entries::each_entry_check,
     leases::{RETENTION, expired, lease, new},
     reference,
 };
@@ -27,6 +28,7 @@ use crate::support::redis::{Cluster, PASSWORD, Redis, USER};
 mod conforms {
     use super::*;
     each_check!(standalone());
+    each_entry_check!(standalone());
 }
 
 fn standalone() -> (Redis, RedisStore) {

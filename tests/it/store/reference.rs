@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use daypass::{
     model::{
         SignedDuration, Timestamp,
-        lease::{Change, Lease, LeaseFilter, LeaseId, LeaseState},
+        lease::{Change, Claim, Lease, LeaseFilter, LeaseId, LeaseState, ServerId},
         revocation::RevokedSerial,
     },
     store::{LeaseStore, NewLease, OPEN_GRACE, Put, Stats, Swap, TokenUseKey},
@@ -40,6 +40,8 @@ enum Step {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Renew,
+    Claim,
+    Acknowledge,
     Revoke,
     Finish,
     Expire,
@@ -65,7 +67,16 @@ pub fn agrees(cases: u32, mut store: impl FnMut() -> Box<dyn LeaseStore>) {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let kind = prop::sample::select(vec![Kind::Renew, Kind::Revoke, Kind::Finish, Kind::Expire, Kind::SkipAVersion, Kind::Repeat]);
+    let kind = prop::sample::select(vec![
+        Kind::Renew,
+        Kind::Claim,
+        Kind::Acknowledge,
+        Kind::Revoke,
+        Kind::Finish,
+        Kind::Expire,
+        Kind::SkipAVersion,
+        Kind::Repeat,
+    ]);
     let changes = vec((any::<Index>(), kind), 0..6);
     let put = (
         (0..TENANTS.len(), 0..ROLES.len(), 0..SUBJECTS.len()),
@@ -285,6 +296,8 @@ fn next(lease: &Lease, kind: Kind, now: i64) -> Lease {
         Kind::Renew => {
             Change::Renew { at: lease.issued_at, expires_at: lease.expires_at + SignedDuration::from_secs(7), handle: lease.handle.clone() }
         }
+        Kind::Claim => Change::Claim(Claim { by: ServerId(now.unsigned_abs()), until: at(now) }),
+        Kind::Acknowledge => Change::Acknowledge { generation: lease.generation, next_key: Some("30".repeat(91)) },
         Kind::Revoke => Change::BeginRevoke { at: at(now) },
         Kind::Finish => Change::FinishRevoke { live_until: at(now) },
         Kind::Expire => Change::Expire,

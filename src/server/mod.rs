@@ -1,6 +1,7 @@
 //! The service: configuration, wiring, TLS, the gRPC and HTTP edges, telemetry.
 
 mod addresses;
+mod bundles;
 mod callers;
 pub mod config;
 mod conn;

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     addresses::Addresses,
+    bundles::{self, Bundles},
     callers::Callers,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
@@ -87,9 +88,11 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
+    let bundles = Bundles::new(&vend, config.limits.bundle_watches, config.limits.bundle_watches_per_address);
 
     let mut passes = background::start(&vend, &shutdown, &settled);
     passes.spawn(until(shutdown.clone(), trust::follow(parts.trust.clone(), vend.clone())));
+    passes.spawn(until(shutdown.clone(), bundles::keep(bundles.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), own_certificate::keep(own, vend.clone())));
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
@@ -118,6 +121,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         vend: vend.clone(),
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
+        bundles,
         limiters,
         request_timeout,
         in_flight: in_flight.clone(),

@@ -159,7 +159,7 @@ pub(super) async fn follow(trust: Arc<Trust>, vend: Arc<Vend>) {
     let mut followed = FuturesUnordered::new();
     loop {
         changed.mark_unchanged();
-        let (meeting, authorities) = (trust.clone(), vend.trust_bundle());
+        let (meeting, authorities) = (trust.clone(), vend.trust_bundle().authorities);
         let met = tokio::task::spawn_blocking(move || meeting.meet(authorities)).await;
         if let Err(error) = met.map_err(Error::internal).and_then(|met| met) {
             tracing::error!(%error, "our own CAs cannot be taken into the trust of clients");

@@ -2,6 +2,7 @@
 //!
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
+mod bundle;
 mod carry_out;
 mod crl;
 mod denies;
@@ -21,6 +22,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+pub use bundle::{PublicCa, TrustBundle};
 pub use crl::{CrlDesk, PublishedCrl};
 pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS};
 pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
@@ -28,7 +30,7 @@ pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
 pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};
-pub use read::{PublicCa, WhoAmI};
+pub use read::WhoAmI;
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
 

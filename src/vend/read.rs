@@ -7,15 +7,13 @@ use super::{
     record::{About, event_of},
 };
 use crate::{
-    issuer::x509::Standing,
-    keys::KeyState,
     model::{
         Timestamp,
         error::{Code, Error, Result},
         event::{Event, Outcome},
         identity::Identity,
         lease::{Lease, LeaseFilter, LeaseId},
-        name::{CaName, RoleName, TenantName},
+        name::{RoleName, TenantName},
     },
     policy::{Denial, Explanation, LeaseAction, NO_SUCH_LEASE},
     store::Page,
@@ -30,24 +28,6 @@ pub struct WhoAmI {
     pub identity: Arc<Identity>,
     /// The roles that policy lets it have now.
     pub roles: Vec<RoleName>,
-}
-
-/// An issuing CA as everybody may know it.
-pub struct PublicCa {
-    /// Its own name.
-    pub name: CaName,
-    /// The configured name.
-    pub ca: CaName,
-    /// Where it stands.
-    pub state: KeyState,
-    /// Whether it is one of a ring.
-    pub rotates: bool,
-    /// The issuing certificate first, then what lies between it and the root, each DER; empty for a CA that is its own root.
-    pub chain_der: Vec<Vec<u8>>,
-    /// The roots, each DER.
-    pub root_der: Vec<Vec<u8>>,
-    /// Where its CRL is served.
-    pub crl_url: String,
 }
 
 pub(super) fn not_found() -> Error {
@@ -124,20 +104,6 @@ impl Vend {
         let roles = self.rules.load().book.roles_for(&call.identity, call.origin.peer_address, now);
         self.record(vec![event_of(call, Outcome::Done, now)]).await?;
         Ok(WhoAmI { identity: call.identity.clone(), roles })
-    }
-
-    /// The issuing CAs that are prepared, active or retired: by configured name, oldest first.
-    pub fn trust_bundle(&self) -> Vec<PublicCa> {
-        let public = |Standing { ca, state, rotates, authority }: Standing| PublicCa {
-            name: authority.name().clone(),
-            ca,
-            state,
-            rotates,
-            chain_der: authority.chain_der().to_vec(),
-            root_der: vec![authority.root_der().to_vec()],
-            crl_url: authority.crl_url().to_owned(),
-        };
-        self.rules.load().issuers.x509.published(self.now()).into_iter().map(public).collect()
     }
 
     /// Why the caller may or may not have a role.

@@ -105,6 +105,8 @@ pub struct CaMaker {
     pub root: Option<RingRoot>,
     /// Where the root's CRL can be had, if it has one.
     pub root_crl_url: Option<String>,
+    /// Whether a prepared key signs as soon as everybody who watches the trust bundle has it.
+    pub activate_when_acknowledged: bool,
 }
 
 impl CaMaker {

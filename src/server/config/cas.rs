@@ -147,8 +147,15 @@ impl Reader {
         if root.is_none() && section.root_crl.is_some() {
             self.fault(line, "root_crl: each key is its own root here, and its CRL is signed by itself");
         }
-        let maker =
-            CaMaker { ca: section.name.clone(), crl_url: section.crl_url.clone(), crl_life: section.crl_life, life, root, root_crl_url };
+        let maker = CaMaker {
+            ca: section.name.clone(),
+            crl_url: section.crl_url.clone(),
+            crl_life: section.crl_life,
+            life,
+            root,
+            root_crl_url,
+            activate_when_acknowledged: rotation.activate_when_acknowledged,
+        };
         for fault in maker.faults() {
             self.fault(line, fault);
         }

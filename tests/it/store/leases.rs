@@ -128,7 +128,7 @@ pub fn of_every_kind() -> Vec<Lease> {
 
 /// The lists of those of them that have one, each once, in order.
 pub fn lists_of_every_kind() -> Vec<RevocationList> {
-    let lists: BTreeSet<RevocationList> = of_every_kind().iter().filter_map(Lease::revocation).map(|(list, _)| list).collect();
+    let lists: BTreeSet<RevocationList> = of_every_kind().iter().flat_map(Lease::revocation).map(|(list, _)| list).collect();
     lists.into_iter().collect()
 }
 

@@ -176,6 +176,12 @@ pub trait Ring: Send + Sync {
     /// The numbers and states of its keys at the last look.
     fn outline(&self) -> ring::Outline;
 
+    /// Whether `vault` opens every key that can be read now.
+    ///
+    /// # Errors
+    /// `ISSUER_UNAVAILABLE`, with the keys that it does not open.
+    async fn check(&self, vault: &Vault) -> Result<()>;
+
     /// Looks at the shelf: takes up keys of other servers, lets go of those that were taken out, gives back those that the store lost.
     async fn refresh(&self, vault: &Vault, now: Timestamp) -> Result<()>;
 

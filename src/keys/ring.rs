@@ -99,6 +99,11 @@ impl<M: KeyMaker> KeyRing<M> {
         PublishedKeys { keys, sure_for }
     }
 
+    /// Every key that can be read, in the order in which they sign.
+    pub fn held(&self) -> Vec<Arc<Held<M::Key>>> {
+        self.view.load().rows.iter().filter_map(|row| row.held.as_ref().ok().cloned()).collect()
+    }
+
     /// The numbers and states of its keys as a look at the shelf saw them; the receiver is told when one changes, that a prepared key has
     /// begun to sign included, at the next look.
     pub fn changed(&self) -> watch::Receiver<Outline> {
@@ -110,6 +115,16 @@ impl<M: KeyMaker> KeyRing<M> {
         let fault = |(name, why): (&str, &String)| format!("{name}: {why}");
         let view = self.view.load();
         view.rows.iter().filter_map(|row| Some(fault((&row.stored.slot.name, row.held.as_ref().err()?)))).collect()
+    }
+
+    /// Has the keys that another ring of the same purpose has in memory, whose maker reads them as this one's does. For a ring that has
+    /// looked at no shelf yet.
+    pub fn take_over(&self, before: &Self) {
+        let before = before.view.load();
+        if before.read_at.is_some() && self.view.load().read_at.is_none() {
+            // Its first look reads the whole shelf.
+            self.view.store(Arc::new(View { look: 0, revision: None, ..(**before).clone() }));
+        }
     }
 
     /// Takes a view into use, unless one of a later look is.
@@ -157,6 +172,10 @@ impl<M: KeyMaker> Ring for KeyRing<M> {
 
     fn outline(&self) -> Outline {
         self.outline.borrow().clone()
+    }
+
+    async fn check(&self, vault: &Vault) -> Result<()> {
+        self.opens(vault).await
     }
 
     async fn refresh(&self, vault: &Vault, now: Timestamp) -> Result<()> {

@@ -18,6 +18,9 @@ use crate::model::{
 /// within half of it, and no such mark, knows that the store has lost it.
 pub const TAKEN_OUT_KEPT: SignedDuration = SignedDuration::from_hours(1);
 
+/// Of so many looks one reads the whole shelf although its revision is as before: a store that lost writes may count the same number twice.
+const READ_WHOLE_EVERY: u64 = 12;
+
 /// The longest public part of a key, in bytes.
 pub const MAX_PUBLIC: usize = 16 * 1024;
 
@@ -30,7 +33,8 @@ impl<M: KeyMaker> KeyRing<M> {
         let (look, before) = (self.begin_look(), self.view.load_full());
         // Before the list: a change in between is seen at the next look.
         let revision = vault.shelf.revision().await?;
-        if before.revision == Some(revision) && before.rows.iter().all(|row| row.held.is_ok()) {
+        let unchanged = before.revision == Some(revision) && !look.is_multiple_of(READ_WHOLE_EVERY);
+        if unchanged && before.rows.iter().all(|row| row.held.is_ok()) {
             self.take_up(before.seen_again(look, now), now);
             return Ok(());
         }
@@ -101,6 +105,18 @@ impl<M: KeyMaker> KeyRing<M> {
         let maker = self.maker.clone();
         // Checking an RSA key takes a while.
         tokio::task::spawn_blocking(move || maker.load(number, &public, &secret, now)).await.map_err(Error::internal)
+    }
+
+    /// Whether a vault opens what can be read now.
+    pub(super) async fn opens(&self, vault: &Vault) -> Result<()> {
+        for Row { stored, .. } in self.view.load_full().rows.iter().filter(|row| row.held.is_ok()) {
+            let Kept::Sealed(sealed) = &stored.record.key else { continue };
+            let context = context(&stored.slot.name, stored.record.times().published_at, &stored.record.public);
+            if let Err(error) = vault.wrapper.unwrap(&context, sealed).await {
+                return Err(self.unusable(format_args!("{}: {}", stored.slot.name, error.cause().unwrap_or(error.public()))));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the key that is due, if one is.

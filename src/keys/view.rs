@@ -59,12 +59,8 @@ impl<K> View<K> {
     }
 
     /// The same, read again at a later time and found unchanged.
-    pub fn seen_again(&self, look: u64, read_at: Timestamp) -> Self
-    where
-        Row<K>: Clone,
-    {
-        let Self { rows, times, out, revision, .. } = self;
-        Self { rows: rows.clone(), times: times.clone(), out: out.clone(), look, revision: *revision, read_at: Some(read_at) }
+    pub fn seen_again(&self, look: u64, read_at: Timestamp) -> Self {
+        Self { look, read_at: Some(read_at), ..self.clone() }
     }
 
     /// Where the key at `place` stands.
@@ -93,6 +89,14 @@ impl<K> View<K> {
     /// Whether nothing lives under the key at `place`.
     pub fn is_dead<M: KeyMaker<Key = K>>(&self, place: usize, schedule: Schedule, maker: &M, now: Timestamp) -> bool {
         self.state(place, now) == KeyState::Retired && self.dead_at(place, schedule, maker).is_some_and(|dead_at| dead_at < now)
+    }
+}
+
+impl<K> Clone for View<K> {
+    fn clone(&self) -> Self {
+        let Self { rows, times, out, look, revision, read_at } = self;
+        let (rows, times, out) = (rows.clone(), times.clone(), out.clone());
+        Self { rows, times, out, look: *look, revision: *revision, read_at: *read_at }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{tls::TlsEdge, trust::Trust};
+use super::{keys::KeyDesk, tls::TlsEdge, trust::Trust};
 use crate::vend::Vend;
 
 /// The service as a whole, in gRPC's health protocol.
@@ -15,17 +15,19 @@ pub(super) struct Readiness {
     vend: Arc<Vend>,
     trust: Arc<Trust>,
     edge: Arc<TlsEdge>,
+    keys: Arc<KeyDesk>,
     store_fault: Mutex<Option<String>>,
     draining: std::sync::atomic::AtomicBool,
     reporter: HealthReporter,
 }
 
 impl Readiness {
-    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, edge: Arc<TlsEdge>, reporter: HealthReporter) -> Self {
+    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, edge: Arc<TlsEdge>, keys: Arc<KeyDesk>, reporter: HealthReporter) -> Self {
         Self {
             vend,
             trust,
             edge,
+            keys,
             store_fault: Mutex::new(Some("the lease store was not asked yet".to_owned())),
             draining: false.into(),
             reporter,
@@ -63,6 +65,9 @@ impl Readiness {
         }
         if !self.edge.shows() {
             faults.push("the server has no certificate of its own yet");
+        }
+        if !self.keys.silent(self.vend.now()).is_empty() {
+            faults.push("keys that sign cannot be used");
         }
         faults
     }

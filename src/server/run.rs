@@ -13,17 +13,19 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     addresses::Addresses,
+    admin::AdminSocket,
     bundles::{self, Bundles},
     callers::Callers,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
     grpc::{self, Edge},
     http::{self, Edges, Public, TokenEdge},
+    keys::{self, KeyDesk, StoreShelf},
     limiters::Limiters,
     listener::Acceptor,
     own_certificate::{self, OwnCertificate},
     ready::Readiness,
-    reload, signing_keys,
+    reload,
     telemetry::{self, TimedLog, TimedStore},
     tls::TlsEdge,
     trust::{self, Trust},
@@ -31,9 +33,12 @@ use super::{
 use crate::{
     audit::disk::DiskLog,
     background::{self, Shutdown, ticker, until},
-    clock::{Clock, SystemClock},
-    model::error::{Error, Result},
-    store::{LeaseStore, embedded::EmbeddedStore, redis::RedisStore},
+    clock::{self, Clock, SystemClock},
+    model::{
+        error::{Error, Result},
+        lease::ServerId,
+    },
+    store::{EntryStore, LeaseStore, embedded::EmbeddedStore, redis::RedisStore},
     vend::Vend,
 };
 
@@ -46,6 +51,7 @@ pub(super) struct Parts {
     pub authn: Arc<Callers>,
     pub trust: Arc<Trust>,
     pub own: Arc<OwnCertificate>,
+    pub keys: Arc<KeyDesk>,
 }
 
 /// Runs the service until SIGTERM or SIGINT, then finishes what is in flight. `listening` is called once both ports are open.
@@ -58,15 +64,18 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         tracing::warn!(%warning, "configuration");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = open_store(config.store)?;
+    let Stores { leases: store, entries } = open_stores(config.store)?;
+    let server = ServerId(u64::from_be_bytes(clock::random()));
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(clock.clone())?);
     let own = Arc::new(OwnCertificate::new(edge.clone()));
     own.want(config.identity)?;
-    signing_keys::prepare(&config.rules, clock.now())?;
     let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
+    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries)), server, config.wrapper.clone()));
+    desk.prepare(&vend.rules(), config.wrapper).await?;
     let parts = Arc::new(Parts {
+        keys: desk.clone(),
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
         trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)?),
         own: own.clone(),
@@ -79,13 +88,14 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         Some(address) => Some(listen(address, "https").await?),
         None => None,
     };
+    let admin = config.admin.as_deref().map(AdminSocket::open).transpose()?;
     // A shutdown has two parts: first no new work, and when what is in flight has ended, no more passes and no more HTTP.
     let (drain, draining) = watch::channel(false);
     let (stop, shutdown) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
-    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), reporter));
+    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), desk.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
     let bundles = Bundles::new(&vend, config.limits.bundle_watches, config.limits.bundle_watches_per_address);
@@ -97,7 +107,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
-    passes.spawn(until(shutdown.clone(), signing_keys::keep(vend.clone())));
+    passes.spawn(until(shutdown.clone(), keys::keep(desk.clone())));
     tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 
@@ -109,6 +119,9 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         Edges { public: public.clone(), tokens: https_listener.is_none().then(|| tokens.clone()) },
         Edges { public, tokens: Some(tokens) },
     );
+    if let Some(admin) = admin {
+        passes.spawn(serve_admin(admin, desk, shutdown.clone()));
+    }
     let mut web = JoinSet::new();
     let addresses = || Addresses::new(config.limits.http_connections_per_address, config.limits.handshakes_per_address);
     web.spawn(http::serve(http_listener, None, open, addresses(), stopped(shutdown.clone())));
@@ -181,11 +194,29 @@ async fn finish_work(in_flight: &TaskTracker, limits: &Limits, vend: &Vend) {
     }
 }
 
-fn open_store(config: StoreConfig) -> Result<Arc<dyn LeaseStore>> {
+/// One store, by its two ports.
+struct Stores {
+    leases: Arc<dyn LeaseStore>,
+    entries: Arc<dyn EntryStore>,
+}
+
+fn open_stores(config: StoreConfig) -> Result<Stores> {
+    fn both<S: LeaseStore + EntryStore + 'static>(store: S) -> Stores {
+        let store = Arc::new(store);
+        Stores { leases: store.clone(), entries: store }
+    }
     Ok(match config {
-        StoreConfig::Embedded { path, retention } => Arc::new(EmbeddedStore::open(&path, retention)?),
-        StoreConfig::Redis(options) => Arc::new(RedisStore::new(options)?),
+        StoreConfig::Embedded { path, retention } => both(EmbeddedStore::open(&path, retention)?),
+        StoreConfig::Redis(options) => both(RedisStore::new(options)?),
     })
+}
+
+/// Serves the admin socket until the end. What it cannot do is told: the service itself goes on.
+async fn serve_admin(admin: AdminSocket, desk: Arc<KeyDesk>, shutdown: Shutdown) {
+    if let Err(error) = admin.serve(desk, stopped(shutdown.clone())).await {
+        tracing::error!(%error, "the admin socket is not served any more");
+    }
+    stopped(shutdown).await;
 }
 
 async fn listen(address: std::net::SocketAddr, what: &str) -> Result<TcpListener> {

@@ -8,6 +8,7 @@ mod crl;
 mod denies;
 mod exchange;
 mod issue;
+mod keys;
 mod open;
 mod own;
 mod passes;

@@ -8,6 +8,7 @@ use super::{
     aws::AwsSection,
     cas::ServerIdentity,
     file::{At, Reader, read_bounded},
+    keys::KeysSection,
     limits::Limits,
     oidc::OidcSection,
     registry::{CallersCas, RegistrySection},
@@ -28,6 +29,7 @@ use crate::{
         registry::RegistryIssuer,
         x509::X509Issuer,
     },
+    keys::FileKek,
     model::{
         SignedDuration,
         catalog::Catalog,
@@ -62,6 +64,7 @@ pub(super) struct Draft {
     pub aws: Vec<At<AwsSection>>,
     pub registries: Vec<At<RegistrySection>>,
     pub oidc: Option<At<OidcSection>>,
+    pub keys: Option<At<KeysSection>>,
 }
 
 /// What was configured before the roles that name it.
@@ -112,6 +115,10 @@ pub struct Config {
     pub https: Option<SocketAddr>,
     /// What a TLS client is shown.
     pub identity: ServerIdentity,
+    /// Where the admin socket is; none without one.
+    pub admin: Option<PathBuf>,
+    /// What seals the service's keys; none where it keeps none.
+    pub wrapper: Option<Arc<FileKek>>,
     /// Limits.
     pub limits: Limits,
     /// How the log is written.
@@ -147,7 +154,8 @@ impl Reader {
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
         self.own_tokens(draft.oidc.as_ref(), &issuers, &draft.issuers, &mut warnings);
-        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
+        let wrapper = self.wrapper(draft.keys.as_ref());
+        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles), draft.seen.contains("keys")));
         let trusted = trust_domains.iter().map(|(domain, _)| (&domain.name, domain.ca_pem.as_slice())).collect();
         let registries = self.registries(&draft.registries, &CallersCas { own: &cas, trusted });
         let signs_jwts = draft.oidc.is_some();
@@ -163,6 +171,7 @@ impl Reader {
         let log = self.log(draft.log.take());
         let store = draft.store.take().and_then(|store| self.store(store));
         let audit = draft.audit.take().map(|audit| self.audit(&audit));
+        let admin = server.as_ref().and_then(|At { line, value }| self.admin(*line, value.admin.as_ref()));
         let (Some(server), Some(identity), Some(store), Some(audit), Some(book), true) =
             (server, identity, store, audit, book, self.faults.is_empty())
         else {
@@ -175,6 +184,8 @@ impl Reader {
             http: server.value.http,
             https: server.value.https,
             identity,
+            admin,
+            wrapper,
             limits,
             log_format: log.format,
             log_filter: log.filter,

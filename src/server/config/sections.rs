@@ -27,6 +27,9 @@ pub(super) struct ServerSection {
     pub key: Option<PathBuf>,
     #[serde(default)]
     pub certificate_from: Option<OwnCertificateSection>,
+    /// The admin socket.
+    #[serde(default)]
+    pub admin: Option<PathBuf>,
 }
 
 /// `server.certificate_from`

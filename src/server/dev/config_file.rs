@@ -14,6 +14,7 @@ pub(super) fn write(dir: &Path, options: &DevOptions) -> Result<SocketAddr> {
     let path = dir.join("daypass.toml");
     let before = if path.exists() { Some(fs::read_to_string(&path).map_err(|error| at(&path, &error))?) } else { None };
     let mut document: DocumentMut = before.as_deref().unwrap_or(TEMPLATE).parse().map_err(|error| refuse(&path, &error))?;
+    keep_keys_in_store(&mut document);
     if before.is_none() {
         set_addresses(&mut document, DEFAULT_GRPC, DEFAULT_HTTP);
     }
@@ -41,6 +42,16 @@ fn refuse(path: &Path, error: &dyn std::fmt::Display) -> Error {
 fn set_addresses(document: &mut DocumentMut, grpc: &str, http: &str) {
     document["server"]["grpc"] = value(grpc);
     set_http(document, http);
+}
+
+/// A file from before keys were kept in the store names a directory for them, which nothing reads any more.
+fn keep_keys_in_store(document: &mut DocumentMut) {
+    let of_directory = document.get_mut("oidc").and_then(Item::as_table_mut).and_then(|oidc| oidc.remove("keys"));
+    if of_directory.is_some() && !document.contains_key("keys") {
+        let mut keys = Table::new();
+        keys["wrapping_keys"] = value(Array::from_iter(["wrap.key"]));
+        document["keys"] = Item::Table(keys);
+    }
 }
 
 /// The HTTP address stands in the CRL's URL too, and so in every certificate; and it is the issuer of JWTs, where there is one: a file that

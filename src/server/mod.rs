@@ -13,6 +13,7 @@ pub mod keys;
 mod limiters;
 mod listener;
 mod own_certificate;
+mod presence;
 mod ready;
 mod reconcile;
 mod reload;

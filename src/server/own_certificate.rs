@@ -21,9 +21,6 @@ use crate::{
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long a failure rests.
-const REST: Duration = Duration::from_secs(2);
-
 /// What the server shows, and what it should.
 pub(super) struct OwnCertificate {
     edge: Arc<TlsEdge>,
@@ -111,15 +108,17 @@ impl Shown {
 pub(super) async fn keep(own: Arc<OwnCertificate>, vend: Arc<Vend>) {
     let mut wanted = own.wanted.subscribe();
     let mut tick = ticker(LOOK_EVERY);
+    let mut told = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             changed = wanted.changed() => if changed.is_err() { return },
         }
-        if let Err(error) = own.turn(&vend).await {
-            tracing::warn!(%error, "the server's own certificate could not be made; the one before it is shown for as long as it lives");
-            tokio::time::sleep(REST).await;
+        let fault = own.turn(&vend).await.err().map(|error| error.to_string());
+        if let Some(fault) = fault.as_ref().filter(|fault| told.as_ref() != Some(*fault)) {
+            tracing::warn!(fault, "the server's own certificate could not be made; the one before it is shown for as long as it lives");
         }
+        told = fault;
         own.tell_gauge(vend.now());
     }
 }

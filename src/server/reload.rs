@@ -18,7 +18,7 @@ use crate::{
     background::ticker,
     issuer::x509::Ca,
     model::{
-        error::{Error, Result},
+        error::{Code, Error, Result},
         fault::Fault,
         name::CaName,
     },
@@ -74,6 +74,9 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
+    if names(&config.rules) != names(&parts.vend.rules()) {
+        return Err(at_file(Error::new(Code::InvalidRequest, "adding or removing a [[ca]], or whether it rotates, needs a restart")));
+    }
     let ready = parts.keys.prepare(&config.rules, config.wrapper.clone()).await;
     ready.map_err(|error| at_file(Error::new(error.code(), error.cause().unwrap_or(error.public()).to_owned())))?;
     // It reads key files and builds the trust, with its CRLs: not on a thread that serves.
@@ -94,10 +97,6 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
 
 /// Puts a checked configuration in force. What can still fail comes first, so that nothing is half taken.
 fn apply(parts: &Parts, config: Config) -> Result<()> {
-    let before = parts.vend.rules();
-    if names(&config.rules) != names(&before) {
-        return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
-    }
     parts.own.check(&config.identity)?;
     let callers = parts.authn.prepare(config.issuers, parts.vend.now())?;
     parts.trust.replace(config.trust_domains)?;

@@ -24,6 +24,7 @@ use super::{
     limiters::Limiters,
     listener::Acceptor,
     own_certificate::{self, OwnCertificate},
+    presence::{self, Presence},
     ready::Readiness,
     reload,
     telemetry::{self, TimedLog, TimedStore},
@@ -72,8 +73,9 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let own = Arc::new(OwnCertificate::new(edge.clone()));
     own.want(config.identity)?;
     let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
-    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries)), server, config.wrapper.clone()));
+    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries.clone())), server, config.wrapper.clone()));
     desk.prepare(&vend.rules(), config.wrapper).await?;
+    vend.follow_cas();
     let parts = Arc::new(Parts {
         keys: desk.clone(),
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
@@ -100,9 +102,12 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let registry = Arc::new(Registry::default());
     let bundles = Bundles::new(&vend, config.limits.bundle_watches, config.limits.bundle_watches_per_address);
 
+    let presence = Presence::new(vend.clone(), entries, desk.clone(), bundles.clone(), server);
+
     let mut passes = background::start(&vend, &shutdown, &settled);
     passes.spawn(until(shutdown.clone(), trust::follow(parts.trust.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), bundles::keep(bundles.clone(), vend.clone())));
+    passes.spawn(until(shutdown.clone(), presence::keep(presence.clone())));
     passes.spawn(until(shutdown.clone(), own_certificate::keep(own, vend.clone())));
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
@@ -154,6 +159,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     stop.send_replace(true);
     while passes.join_next().await.is_some() {}
     while web.join_next().await.is_some() {}
+    presence.leave().await;
     tracing::info!("stopped");
     served
 }

@@ -148,7 +148,7 @@ impl Reader {
     pub(super) fn build(mut self, mut draft: Draft) -> Result<Config, Vec<Fault>> {
         let mut warnings = Vec::new();
         self.missing_sections(&draft.seen);
-        let cas = self.cas(&draft.cas, &draft.roles, draft.server.as_ref());
+        let cas = self.cas(&draft.cas, &draft.roles, draft.server.as_ref(), draft.seen.contains("keys"));
         let root_crls = self.root_crls(&draft.cas);
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);

@@ -58,7 +58,13 @@ pub enum ServerIdentity {
 
 impl Reader {
     /// The CAs by their configured names, without those that have faults. The keys of those that rotate are elsewhere.
-    pub(super) fn cas(&mut self, sections: &[At<CaSection>], roles: &[RoleDraft], server: Option<&At<ServerSection>>) -> Cas {
+    pub(super) fn cas(
+        &mut self,
+        sections: &[At<CaSection>],
+        roles: &[RoleDraft],
+        server: Option<&At<ServerSection>>,
+        keys_seen: bool,
+    ) -> Cas {
         let own = server.and_then(|server| server.value.certificate_from.as_ref());
         let mut cas = BTreeMap::new();
         for At { line, value } in sections {
@@ -69,6 +75,9 @@ impl Reader {
             };
             for fault in &mut self.faults[before..] {
                 fault.message = format!("ca {}: {}", value.name, fault.message);
+            }
+            if value.rotation.is_some() {
+                self.needs_wrapper(*line, &format!("ca {}", value.name), keys_seen);
             }
             let Some(ca) = ca else { continue };
             if cas.insert(value.name.clone(), ca).is_some() {

@@ -59,6 +59,12 @@ fn at_start(draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> BTreeMap<&'static
     let limits = draft.limits.as_ref().map(|at| at.value.clone()).unwrap_or_default();
     let log = draft.log.as_ref().map_or_else(|| format!("{:?}", super::sections::LogSection::default()), |at| format!("{:?}", at.value));
     let crls: Vec<_> = root_crls.iter().map(|(name, der)| format!("{name} {:?}", digest(&SHA256, der))).collect();
+    let ring_crls: Vec<_> = draft
+        .cas
+        .iter()
+        .filter(|at| at.value.rotation.is_some())
+        .map(|At { value, .. }| format!("{} {} {}", value.name, value.crl_url, value.crl_life))
+        .collect();
     BTreeMap::from([
         ("server.grpc, server.http", addresses.unwrap_or_default()),
         ("server.https", https.unwrap_or_default()),
@@ -68,5 +74,6 @@ fn at_start(draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> BTreeMap<&'static
         ("store", draft.store.as_ref().map(|at| format!("{:?}", at.value)).unwrap_or_default()),
         ("audit", draft.audit.as_ref().map(|at| format!("{:?}", at.value)).unwrap_or_default()),
         ("ca.root_crl", crls.join(" ")),
+        ("ca.crl_url, ca.crl_life", ring_crls.join(" ")),
     ])
 }

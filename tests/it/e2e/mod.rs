@@ -25,6 +25,6 @@ mod revoked_client;
 mod token;
 mod tour;
 mod two_servers;
-mod wire;
+pub mod wire;
 pub mod world;
 mod x509;

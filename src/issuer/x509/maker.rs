@@ -149,6 +149,8 @@ impl CaMaker {
         let signed = match &self.root {
             None => {
                 params.not_after = date_time(whole_second(end))?;
+                // Who looks up a CRL for each certificate of a chain (OpenSSL's -crl_check_all, nginx) finds this one's own.
+                params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![self.crl_url_of(&name)] }];
                 params.self_signed(pair)
             }
             Some(root) => {

@@ -24,7 +24,7 @@ mod reload;
 mod revoked_client;
 mod token;
 mod tour;
-mod two_servers;
+pub mod two_servers;
 pub mod wire;
 pub mod world;
 mod x509;

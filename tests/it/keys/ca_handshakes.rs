@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use daypass::proto::v1::{IssueRequest, KeyState, X509Input, issue_request::Input, issue_response::Credential};
+use daypass::proto::v1::{IssueRequest, KeyState, X509Input, credential::Kind, issue_request::Input};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     ClientConfig, ClientConnection, ServerConfig, ServerConnection, crypto::aws_lc_rs, server::WebPkiClientVerifier, version::TLS13,
@@ -59,7 +59,7 @@ async fn issue(world: &World) -> Identity {
     let request =
         IssueRequest { role: "web".to_owned(), ttl: None, request_id: String::new(), input: Some(Input::X509(X509Input { csr_der })) };
     let issued = credentials(world, &world.operator()).await.issue(request).await.unwrap().into_inner();
-    let Some(Credential::X509(made)) = issued.credential else { panic!("no certificate") };
+    let Some(Kind::X509(made)) = issued.credential.and_then(|credential| credential.kind) else { panic!("no certificate") };
     let chain: Vec<_> = made.chain_der.into_iter().map(CertificateDer::from).collect();
     let (_, leaf) = <x509_parser::certificate::X509Certificate<'_> as x509_parser::prelude::FromDer<_>>::from_der(&chain[0]).unwrap();
     let authority = leaf.issuer().iter_common_name().next().unwrap().as_str().unwrap().to_owned();

@@ -1,7 +1,7 @@
 //! Files that hold a key: bounded, and nobody else's to read or to write.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{File, Metadata},
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -36,20 +36,6 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     Ok(content)
 }
 
-/// Whether others than its owner may put files into a directory, and why that is not taken.
-pub fn directory_fault(dir: &Path) -> Option<String> {
-    let meta = match fs::metadata(dir) {
-        Ok(meta) => meta,
-        Err(error) => return Some(format!("{}: {error}", dir.display())),
-    };
-    let fault = if meta.mode() & 0o022 != 0 {
-        Some("others than its owner may put files there; chmod 700 it")
-    } else {
-        (!is_trusted(&meta, us())).then_some("it is neither this service's user's nor root's; chown it")
-    };
-    fault.map(|fault| format!("{}: {fault}", dir.display()))
-}
-
 /// Who could have read a key could use it, and who could have written one knows it.
 fn fault(meta: &Metadata, us: u32) -> Option<&'static str> {
     let mode = meta.mode();
@@ -73,7 +59,7 @@ fn us() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -117,16 +103,5 @@ mod tests {
         assert!(read(&path).unwrap_err().contains("larger than 16384 bytes"));
         assert!(read(dir.path()).unwrap_err().contains("it is no file"));
         assert!(read(&dir.path().join("none")).unwrap_err().contains("No such file"));
-    }
-
-    #[test]
-    fn a_directory_that_others_fill_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let fault = |mode: u32| {
-            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
-            directory_fault(dir.path())
-        };
-        assert_eq!([0o700, 0o755].map(fault), [None, None]);
-        assert!([0o770, 0o777, 0o1777, 0o702].map(fault).into_iter().all(|fault| fault.is_some_and(|why| why.contains("chmod 700"))));
     }
 }

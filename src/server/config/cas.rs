@@ -123,6 +123,9 @@ impl Reader {
                 "with [ca.rotation] its certificates and keys are made here: certificate, key and root go; a root is rotation.root",
             );
         }
+        if section.name.as_str() == RING {
+            self.fault(line, format!("{RING} is the name of the keys that sign JWTs"));
+        }
         let root = match &rotation.root {
             None => None,
             Some(files) => Some(self.ring_root(line, &files.certificate, &files.key)?),

@@ -51,7 +51,7 @@ fn socket_fault(path: &Path) -> Option<String> {
         return Some(format!("{} is longer than {MAX_SOCKET_PATH} bytes, which no socket's path may be", path.display()));
     }
     match path.parent() {
-        Some(dir) if dir.is_dir() => crate::keys::private_file::directory_fault(dir),
+        Some(dir) if dir.is_dir() => None,
         _ => Some(format!("there is no directory in which {} could be made", path.display())),
     }
 }

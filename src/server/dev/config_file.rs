@@ -5,7 +5,10 @@ use std::{fs, net::SocketAddr, path::Path};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use super::{DEFAULT_GRPC, DEFAULT_HTTP, DevOptions, at};
-use crate::model::error::{Code, Error, Result};
+use crate::{
+    model::error::{Code, Error, Result},
+    server::config::MAX_SOCKET_PATH,
+};
 
 const TEMPLATE: &str = include_str!("daypass.toml");
 
@@ -15,6 +18,12 @@ pub(super) fn write(dir: &Path, options: &DevOptions) -> Result<SocketAddr> {
     let before = if path.exists() { Some(fs::read_to_string(&path).map_err(|error| at(&path, &error))?) } else { None };
     let mut document: DocumentMut = before.as_deref().unwrap_or(TEMPLATE).parse().map_err(|error| refuse(&path, &error))?;
     keep_keys_in_store(&mut document);
+    if dir.join("admin.sock").as_os_str().len() > MAX_SOCKET_PATH
+        && let Some(server) = document.get_mut("server").and_then(Item::as_table_mut)
+    {
+        // The world is as good without it.
+        server.remove("admin");
+    }
     if before.is_none() {
         set_addresses(&mut document, DEFAULT_GRPC, DEFAULT_HTTP);
     }

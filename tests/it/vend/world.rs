@@ -11,7 +11,7 @@ use daypass::{
     clock::Clock,
     issuer::{
         Issuers, RemoteIssuer,
-        jwt::{JwtConfig, JwtIssuer, KeyRing, KeyRingOptions},
+        jwt::{JwtConfig, JwtIssuer},
         registry::{RegistryConfig, RegistryIssuer},
         x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, TokenCa, X509Issuer, bootstrap},
     },
@@ -308,8 +308,7 @@ fn issuers(dir: &Path, now: Timestamp) -> Issuers {
         rotate_every: day,
         ca: Arc::new(TokenCa::load(root.certificate_pem.as_bytes(), bootstrap::file_key(&root).unwrap(), now).unwrap()),
     }]);
-    let ring = KeyRing::open(KeyRingOptions::new(dir.join("keys")), now).unwrap();
-    ring.rotate(now).unwrap();
+    let ring = crate::keys::signing_ring(&dir.join("keys.db"), now);
     let jwt = JwtIssuer::new(JwtConfig { issuer: "https://id.example".to_owned(), ring, claims: vec![] }).unwrap();
     Issuers { registry: Arc::new(registry), jwt: Arc::new(jwt), ..Issuers::only_x509(x509) }
 }

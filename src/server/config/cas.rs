@@ -1,10 +1,6 @@
 //! `[[ca]]`: fixed ones, and those that rotate; and the server's own certificate from one of them.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use zeroize::Zeroizing;
 

@@ -234,6 +234,10 @@ pub struct Lease {
     /// Which server has its holder's stream, and until when it is making the next credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
+    /// When the newest credential that was handed out expires, while the lease is extended for one that a remote system makes and that has
+    /// not been handed out: a failure in between must not make the next one late.
+    #[serde(with = "stamp::maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<Timestamp>,
     /// Whether it was issued for an enrolment code: it is then its holder's own identity, only this very certificate renews it, and an
     /// older one is refused as soon as a newer one was acknowledged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -347,6 +351,7 @@ impl Lease {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be extended" });
                 }
+                next.held_until = Some(self.held_until());
                 next.expires_at = whole_second(expires_at).min(self.renew_until).max(self.expires_at);
                 next.live_until = next.accepted_until();
             }
@@ -356,6 +361,7 @@ impl Lease {
                 }
                 next.expires_at = whole_second(expires_at).min(self.expires_at);
                 next.live_until = next.accepted_until();
+                next.held_until = self.held_until.filter(|until| *until < next.expires_at);
             }
             Change::TakeOver => {
                 if self.state != LeaseState::Active {
@@ -386,6 +392,7 @@ impl Lease {
                 next.handle = handle;
                 next.generation = self.generation.saturating_add(1);
                 next.renewed_at = Some(at);
+                next.held_until = None;
                 // It lapses; the stream stays where it is.
                 next.claim = self.claim.map(|claim| Claim { until: claim.until.min(at), ..claim });
             }
@@ -469,9 +476,14 @@ impl Lease {
         Some(Serial::from_hex(&live.serial)?.generation(self.generation))
     }
 
-    /// Whether a renewal at `now` could still move its expiry.
+    /// When the newest credential that was handed out expires.
+    pub fn held_until(&self) -> Timestamp {
+        self.held_until.unwrap_or(self.expires_at)
+    }
+
+    /// Whether a renewal at `now` could still give a credential that lives longer than the newest one.
     pub fn renewable(&self, now: Timestamp) -> bool {
-        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.expires_at
+        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.held_until()
     }
 
     /// When the sweep must look at it next: when it is live its expiry (a revocation or a reservation that a crash left

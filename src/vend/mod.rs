@@ -11,6 +11,7 @@ mod enroll;
 mod exchange;
 mod first;
 mod issue;
+mod keys;
 mod open;
 mod passes;
 mod read;

@@ -66,7 +66,7 @@ impl Lease {
         if !self.renewable(made_at) {
             return None;
         }
-        let life = self.expires_at.duration_since(made_at);
+        let life = self.held_until().duration_since(made_at);
         let part = |thousandths: i64| SignedDuration::from_millis(i64::try_from(life.as_millis()).unwrap_or(i64::MAX) / 1000 * thousandths);
         let start = made_at.checked_add(part(self.drawn())).ok()?;
         let end = start.checked_add(part(WINDOW)).ok()?;

@@ -172,6 +172,7 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         revoked_at,
         handle,
         renewed_at: _,
+        held_until: _,
         acknowledged,
         claim: _,
         enrolled,

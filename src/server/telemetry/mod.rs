@@ -76,7 +76,8 @@ fn describe() {
     metrics::describe_gauge!("daypass_audit_up", "1 when the audit log can be written, else 0");
     metrics::describe_gauge!("daypass_jwks_age_seconds", "Age of an issuer's keys; absent until they were fetched");
     metrics::describe_gauge!("daypass_crl_number", "Number of the CRL as published, by CA");
-    metrics::describe_gauge!("daypass_signing_keys_up", "1 when the directory of the keys that sign JWTs can be read and written, else 0");
+    metrics::describe_gauge!("daypass_keys_up", "By ring: 1 when its keys can be read and kept and one of them signs, else 0");
+    metrics::describe_gauge!("daypass_keys", "Keys of the service, by ring and state (prepared, active, retired)");
     metrics::describe_gauge!(
         "daypass_deny_list_up",
         "1 when the IAM role denies what was revoked, 0 when that could not be read or written"

@@ -18,7 +18,7 @@ mod revoked;
 mod rotate;
 mod stream;
 
-use self::{registry::Opening, rotate::next_look};
+use self::{registry::Opening, rotate::first_look};
 pub use self::{
     registry::{Lane, WatchLimits, Watches},
     remote::REMOTE_AT_ONCE,
@@ -125,7 +125,7 @@ impl Vend {
         let terms = WatchTerms { ttl, shown_at: issued.now };
         let unheld = lost_for_good.then(|| lease.clone());
         let first = Watched { lease, credential: Some(issued.credential), now: issued.now };
-        let due = next_look(&first.lease, issued.now);
+        let due = first_look(&first.lease);
         Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld })
     }
 
@@ -167,7 +167,7 @@ impl Vend {
 
         // 5. Whoever was making the next one before may still do so.
         let free = rival.filter(|claim| claim.is_live(now)).map_or(now, |claim| claim.until);
-        let due = next_look(&first.lease, now).max(free);
+        let due = first_look(&first.lease).max(free);
         Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
     }
 

@@ -75,10 +75,14 @@ enum Verdict {
     Denied(Box<Denial>),
 }
 
-/// When the stream of a lease is to be looked at next: when its next credential is due, or when the lease ends.
-pub(super) fn next_look(lease: &Lease, now: Timestamp) -> Timestamp {
-    let at = lease.rotation().map_or(lease.expires_at, |window| window.start);
-    at.max(after(now, SHORTEST_PAUSE))
+/// When the stream of a lease is to be looked at first: when its next credential is due, or when the lease ends.
+pub(super) fn first_look(lease: &Lease) -> Timestamp {
+    lease.rotation().map_or(lease.expires_at, |window| window.start)
+}
+
+/// The same after a look at `now`.
+fn next_look(lease: &Lease, now: Timestamp) -> Timestamp {
+    first_look(lease).max(after(now, SHORTEST_PAUSE))
 }
 
 fn after(now: Timestamp, span: SignedDuration) -> Timestamp {

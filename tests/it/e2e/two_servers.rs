@@ -32,6 +32,7 @@ impl Second {
             Some("grpc") => format!("grpc = \"127.0.0.1:{grpc}\""),
             Some("http") => format!("http = \"127.0.0.1:{http}\""),
             Some("dir") => "dir = \"audit-second\"".to_owned(),
+            Some("admin") => "admin = \"second.sock\"".to_owned(),
             _ => line.to_owned(),
         });
         let path = world.file("second.toml");

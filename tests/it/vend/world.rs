@@ -11,7 +11,7 @@ use daypass::{
     clock::Clock,
     issuer::{
         Issuers, RemoteIssuer,
-        jwt::{JwtConfig, JwtIssuer, KeyRing, KeyRingOptions},
+        jwt::{JwtConfig, JwtIssuer},
         registry::{RegistryConfig, RegistryIssuer},
         x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, TokenCa, X509Issuer, bootstrap},
     },
@@ -251,7 +251,9 @@ fn embedded(dir: &Path) -> Arc<dyn LeaseStore> {
 }
 
 fn vend(store: &Arc<dyn LeaseStore>, log: &Arc<dyn AuditLog>, faults: &Faults, clock: &Arc<ManualClock>, issuers: &Issuers) -> Arc<Vend> {
-    Arc::new(heart(store, log, faults, clock, issuers))
+    // Streams that do not grow old: time goes on in leaps here.
+    let limits = WatchLimits { age: SignedDuration::from_hours(240), ..WatchLimits::default() };
+    Arc::new(heart(store, log, faults, clock, issuers).with_watch_limits(limits))
 }
 
 fn heart(store: &Arc<dyn LeaseStore>, log: &Arc<dyn AuditLog>, faults: &Faults, clock: &Arc<ManualClock>, issuers: &Issuers) -> Vend {
@@ -343,8 +345,7 @@ fn issuers(dir: &Path, now: Timestamp) -> Issuers {
         rotate_every: day,
         ca: Arc::new(TokenCa::load(root.certificate_pem.as_bytes(), bootstrap::file_key(&root).unwrap(), now).unwrap()),
     }]);
-    let ring = KeyRing::open(KeyRingOptions::new(dir.join("keys")), now).unwrap();
-    ring.rotate(now).unwrap();
+    let ring = crate::keys::signing_ring(&dir.join("keys.db"), now);
     let jwt = JwtIssuer::new(JwtConfig { issuer: "https://id.example".to_owned(), ring, claims: vec![] }).unwrap();
     Issuers { registry: Arc::new(registry), jwt: Arc::new(jwt), ..Issuers::only_x509(x509) }
 }

@@ -168,6 +168,7 @@ pub fn lease_of(minted: &Minted) -> Lease {
         live_until: minted.expires_at,
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

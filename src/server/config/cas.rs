@@ -12,6 +12,7 @@ use super::{
     sections::{CaSection, OwnCertificateSection, RotationSection, ServerSection},
 };
 use crate::{
+    issuer::jwt::maker::RING,
     issuer::x509::{Authority, Ca, CaConfig, CaMaker, Cas, FileKey, RingRoot, San, maker::CA_IN_URL, name::check_dns},
     keys::{KeyRing, Schedule, parse_key_name},
     model::{SignedDuration, name::CaName, role::MAX_LIFE},

@@ -193,6 +193,20 @@ impl Authority {
         &self.name
     }
 
+    /// What its key signs with, in the words of JWA (RFC 7518 section 3.1).
+    pub fn algorithm(&self) -> &'static str {
+        let algorithm = self.key.algorithm();
+        if algorithm == &rcgen::PKCS_ECDSA_P256_SHA256 {
+            "ES256"
+        } else if algorithm == &rcgen::PKCS_ECDSA_P384_SHA384 {
+            "ES384"
+        } else if algorithm == &rcgen::PKCS_ED25519 {
+            "EdDSA"
+        } else {
+            "RS256"
+        }
+    }
+
     /// How long its CRLs hold.
     pub fn crl_life(&self) -> SignedDuration {
         self.crl_life

@@ -213,8 +213,8 @@ impl KeyMaker for CaMaker {
         superseded_at.checked_add(MAX_LIFE).unwrap_or(Timestamp::MAX).min(key.not_after())
     }
 
-    fn algorithm(&self, _: &Authority) -> String {
-        "ES256".to_owned()
+    fn algorithm(&self, key: &Authority) -> String {
+        key.algorithm().to_owned()
     }
 
     /// SHA-256 of its certificate, lower-case hex.

@@ -4,17 +4,14 @@ use std::fs;
 
 use crate::config::{SAMPLE, etc, load};
 
-const FIXED: &str = "certificate = \"/etc/daypass/issuing.pem\"\nkey = \"/etc/daypass/issuing.key\"\nroot = \"/etc/daypass/root.pem\"\n";
-
 /// The sample with a CA that rotates.
 fn rotating(rotation: &str) -> String {
     let at = SAMPLE.find("\n[[ca]]").expect("the sample has a CA");
     let end = at + 1 + SAMPLE[at + 1..].find("\n[").expect("something follows it");
     let section =
         format!("\n[[ca]]\nname = \"issuing\"\ncrl_url = \"http://daypass.example.org/crl/{{ca}}.crl\"\nrotation = {{ {rotation} }}\n");
-    let text = format!("{}{section}{}", &SAMPLE[..at], &SAMPLE[end..]);
-    assert!(!text.contains(FIXED));
-    text
+    let keys = "\n[keys]\nwrapping_keys = [\"/etc/daypass/wrap.key\"]\n";
+    format!("{}{section}{keys}{}", &SAMPLE[..at], &SAMPLE[end..])
 }
 
 #[track_caller]
@@ -65,7 +62,10 @@ fn each_fault_of_a_rotation_is_told() {
     one(&rotating("every = \"720h\", speed = 1"), "unknown field");
     one(&rotating("every = \"720h\"").replace("/{ca}.crl", "/issuing.crl"), "crl_url must hold {ca}");
     one(&rotating("every = \"720h\"").replace("crl_url", "key = \"/etc/daypass/issuing.key\"\ncrl_url"), "certificate, key and root go");
-    one(&SAMPLE.replace("key = \"/etc/daypass/issuing.key\"\n", ""), "say its certificate, key and root");
+    let keyless: String =
+        SAMPLE.lines().filter(|line| !line.starts_with("key = \"/etc/daypass/issuing.key\"")).map(|line| format!("{line}\n")).collect();
+    one(&keyless, "say its certificate, key and root");
+    one(&rotating("every = \"720h\"").replace("[keys]\n", "").replace("wrapping_keys", "# wrapping_keys"), "[keys] wrapping_keys");
 }
 
 #[test]

@@ -2,3 +2,4 @@
 //! SPIFFE libraries and AWS SDKs already speak.
 
 pub mod desk;
+pub mod sockets;

@@ -1,5 +1,5 @@
-//! What runs beside jobs and workloads for as long as the machine does: keeps roles fresh on disk, and serves the interfaces that Envoy,
-//! SPIFFE libraries and AWS SDKs already speak.
+//! `daypass agent`: what runs beside a workload and keeps its credentials fresh.
 
 pub mod desk;
+pub mod identity;
 pub mod sockets;

@@ -19,7 +19,7 @@ use tokio::{
 pub use self::steady::Steady;
 use crate::{
     model::{name::CaName, revocation::AwsDeny},
-    vend::Vend,
+    vend::{Enrollments, Vend},
 };
 
 /// How often due leases are taken off the store.
@@ -114,6 +114,21 @@ async fn forget(vend: Arc<Vend>) {
         }
         if let Err(error) = vend.forget().await {
             tracing::warn!(%error, "what is old will be forgotten at the next turn");
+        }
+    }
+}
+
+/// Forgets enrolment codes that are past their time.
+pub async fn forget_enrollments(enrollments: Arc<Enrollments>) {
+    let mut tick = ticker(FORGET_EVERY);
+    let mut steady = Steady::new(enrollments.now(), Instant::now());
+    loop {
+        tick.tick().await;
+        if !steady.holds(enrollments.now(), Instant::now()) {
+            continue;
+        }
+        if let Err(error) = enrollments.purge(enrollments.now()).await {
+            tracing::warn!(%error, "enrolment codes that are past their time will be forgotten at the next turn");
         }
     }
 }

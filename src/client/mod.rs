@@ -4,6 +4,7 @@ pub mod ci;
 mod connect;
 mod convert;
 pub mod csr;
+mod enroll;
 pub mod error;
 pub mod fingerprint;
 pub mod settings;

@@ -88,6 +88,7 @@ enum Part {
     Tenant,
     Role,
     Lease,
+    EnrollmentName,
     Claim(String),
 }
 
@@ -110,6 +111,9 @@ pub enum BadTemplate {
     /// `${…}` that is none of AWS' policy variables.
     #[error("${{{0}}} is no policy variable of AWS: it names a key like aws:username, or is one of * ? $")]
     Variable(String),
+    /// The name of an enrolment in a role that is not for enrolment.
+    #[error("{{enrollment.name}} stands in the names of roles for first identities only (kind x509, enrollment = true)")]
+    Enrollment,
     /// The lease's id where there is none yet.
     #[error("{{lease}} cannot stand in {0:?}")]
     Lease(String),
@@ -121,6 +125,12 @@ pub enum BadTemplate {
 impl Template {
     /// Parses a template.
     pub fn parse(source: &str) -> Result<Self, BadTemplate> {
+        let template = Self::parse_for_enrollment(source)?;
+        if template.names_enrollment() { Err(BadTemplate::Enrollment) } else { Ok(template) }
+    }
+
+    /// The same for a role for first identities, in which `{enrollment.name}` may stand.
+    pub fn parse_for_enrollment(source: &str) -> Result<Self, BadTemplate> {
         let brace = || BadTemplate::Brace(source.to_owned());
         let mut parts = Vec::new();
         let mut rest = source;
@@ -177,6 +187,7 @@ impl Template {
             "tenant" => Ok(Part::Tenant),
             "role" => Ok(Part::Role),
             "lease" => Ok(Part::Lease),
+            "enrollment.name" => Ok(Part::EnrollmentName),
             _ => match name.strip_prefix("claims.") {
                 Some(claim) if !claim.is_empty() => Ok(Part::Claim(claim.to_owned())),
                 _ => Err(BadTemplate::Placeholder(name.to_owned())),
@@ -207,6 +218,11 @@ impl Template {
         self.parts.contains(&Part::Lease)
     }
 
+    /// Whether `{enrollment.name}` stands in it.
+    pub fn names_enrollment(&self) -> bool {
+        self.parts.contains(&Part::EnrollmentName)
+    }
+
     /// Whether `*` or `?` stands directly after a placeholder: as a pattern the rendered text covers longer values, too.
     pub fn is_open_ended(&self) -> bool {
         self.parts.windows(2).any(|pair| match pair {
@@ -220,7 +236,7 @@ impl Template {
     pub fn sample(&self) -> String {
         let texts = self.parts.iter().map(|part| match part {
             Part::Literal(literal) => literal.as_str(),
-            Part::Tenant | Part::Role | Part::Lease | Part::Claim(_) => "a",
+            Part::Tenant | Part::Role | Part::Lease | Part::EnrollmentName | Part::Claim(_) => "a",
         });
         texts.collect()
     }
@@ -248,6 +264,11 @@ impl Template {
                     let lease =
                         lease.ok_or_else(|| Error::new(Code::ClaimNotUsable, BadTemplate::Lease(self.source.clone()).to_string()))?;
                     text.push_str(&lease.to_string());
+                }
+                Part::EnrollmentName => {
+                    let value = enrollment_name(place, identity)?;
+                    self.check_marks("enrollment.name", value, &marks)?;
+                    text.push_str(value);
                 }
                 Part::Claim(name) => {
                     let value = claim_text(name, place, identity)?;
@@ -278,7 +299,7 @@ impl Template {
             match part {
                 Part::Literal(literal) => between.iter_mut().for_each(|between| between.push_str(literal)),
                 Part::Role => {}
-                Part::Tenant | Part::Lease | Part::Claim(_) => {
+                Part::Tenant | Part::Lease | Part::EnrollmentName | Part::Claim(_) => {
                     if let Some(between) = between.replace(String::new()) {
                         marks.push(mark_of(&between).ok_or_else(|| BadTemplate::RunTogether(self.source.clone()))?);
                     }
@@ -306,6 +327,13 @@ impl Template {
 fn mark_of(between: &str) -> Option<char> {
     let structural = between.chars().find(|c| matches!(c, '/' | ':'));
     structural.or_else(|| between.chars().find(|c| !c.is_ascii_alphanumeric()))
+}
+
+fn enrollment_name(place: Place, identity: &Identity) -> Result<&str> {
+    let refuse = |why: &str| Error::new(Code::ClaimNotUsable, why);
+    let name = identity.enrolled().map(|enrolled| enrolled.enrollment.name.as_str());
+    let name = name.ok_or_else(|| refuse("the role is for first identities: an operator makes a code with `daypass enroll create`"))?;
+    if place.takes(name) { Ok(name) } else { Err(refuse(&format!("the agent's name cannot be used by this role: {}", place.rule()))) }
 }
 
 fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {

@@ -71,7 +71,8 @@ impl PolicyBook {
         self.same_kind(lease, role)?;
         let ttl = self.ttl(role, ttl)?;
         let ceiling = self.ceiling(&caller, lease, role, now)?;
-        let ask = Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), peer_address, now };
+        let ask =
+            Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), tenant: None, peer_address, now };
         let policies = self.permit(&caller, &ask)?;
         let expires_at = whole_second(after(now, ttl)).min(ceiling).max(lease.expires_at);
         Ok(self.grant(identity, &caller, role, (expires_at, lease.renew_until), policies))
@@ -91,7 +92,7 @@ impl PolicyBook {
         now: Timestamp,
     ) -> Result<(), Box<Denial>> {
         let caller = self.caller(identity)?;
-        let ask = Ask { action: action.into(), target: Target::Lease(lease), ttl_seconds: None, peer_address, now };
+        let ask = Ask { action: action.into(), target: Target::Lease(lease), ttl_seconds: None, tenant: None, peer_address, now };
         let Err(refused) = self.permit(&caller, &ask) else { return Ok(()) };
         if refused.error.code() != Code::Denied {
             return Err(refused);
@@ -162,7 +163,7 @@ pub struct LeaseDecisions<'a> {
     action: LeaseAction,
     peer_address: Option<IpAddr>,
     now: Timestamp,
-    known: HashMap<(RoleName, TenantName, Subject, CredentialKind), bool>,
+    known: HashMap<(RoleName, TenantName, Subject, CredentialKind, bool), bool>,
 }
 
 impl LeaseDecisions<'_> {
@@ -172,12 +173,12 @@ impl LeaseDecisions<'_> {
     /// `Internal` when the question could not be put.
     pub fn allows(&mut self, lease: &Lease) -> Result<bool> {
         // All that policies can see of a lease.
-        let facts = (lease.role.clone(), lease.tenant.clone(), lease.subject.clone(), lease.kind);
+        let facts = (lease.role.clone(), lease.tenant.clone(), lease.subject.clone(), lease.kind, self.caller.owns(lease));
         if let Some(known) = self.known.get(&facts) {
             return Ok(*known);
         }
         let (peer_address, now) = (self.peer_address, self.now);
-        let ask = Ask { action: self.action.into(), target: Target::Lease(lease), ttl_seconds: None, peer_address, now };
+        let ask = Ask { action: self.action.into(), target: Target::Lease(lease), ttl_seconds: None, tenant: None, peer_address, now };
         let allows = self.book.allows(&self.caller, &ask)?;
         if self.known.len() < MAX_REMEMBERED {
             self.known.insert(facts, allows);

@@ -3,6 +3,7 @@
 mod book;
 mod check;
 mod decide;
+mod enroll;
 mod explain;
 mod facts;
 mod grant;
@@ -36,11 +37,13 @@ pub enum Action {
     Explain,
     /// See a tenant's records.
     Audit,
+    /// Make an enrolment code for a role, for a tenant.
+    Enroll,
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 6] = [Self::Issue, Self::Renew, Self::Read, Self::Revoke, Self::Explain, Self::Audit];
+    pub const ALL: [Self; 7] = [Self::Issue, Self::Renew, Self::Read, Self::Revoke, Self::Explain, Self::Audit, Self::Enroll];
 
     /// Its name in policies.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +54,7 @@ impl Action {
             Self::Revoke => "revoke",
             Self::Explain => "explain",
             Self::Audit => "audit",
+            Self::Enroll => "enroll",
         }
     }
 }

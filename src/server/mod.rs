@@ -2,6 +2,7 @@
 
 mod addresses;
 mod callers;
+mod clones;
 pub mod config;
 mod conn;
 pub mod dev;

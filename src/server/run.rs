@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     addresses::Addresses,
     callers::Callers,
+    clones,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
     grpc::{self, Edge},
@@ -31,8 +32,8 @@ use crate::{
     background::{self, Shutdown, ticker, until},
     clock::{Clock, SystemClock},
     model::error::{Error, Result},
-    store::{LeaseStore, embedded::EmbeddedStore, redis::RedisStore},
-    vend::Vend,
+    store::{EntryStore, LeaseStore, embedded::EmbeddedStore, redis::RedisStore},
+    vend::{Enrollments, Vend},
 };
 
 /// How often gauges are set and readiness is looked at.
@@ -56,7 +57,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         tracing::warn!(%warning, "configuration");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = open_store(config.store)?;
+    let (store, entries) = open_store(config.store)?;
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
@@ -93,6 +94,10 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
     passes.spawn(until(shutdown.clone(), signing_keys::keep(vend.clone())));
+    let (suspects, shown) = mpsc::channel(clones::SUSPECTS);
+    passes.spawn(until(shutdown.clone(), clones::look(vend.clone(), limiters.clone(), shown)));
+    let enrollments = Arc::new(Enrollments::new(vend.clone(), entries));
+    passes.spawn(until(shutdown.clone(), background::forget_enrollments(enrollments.clone())));
     tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 
@@ -110,10 +115,11 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     if let Some(listener) = https_listener {
         web.spawn(http::serve(listener, Some(edge.clone()), closed, addresses(), stopped(shutdown.clone())));
     }
-    let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
+    let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone(), suspects };
     let in_flight = TaskTracker::new();
     let grpc_edge = Arc::new(Edge {
         vend: vend.clone(),
+        enrollments,
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
         limiters,
@@ -175,10 +181,17 @@ async fn finish_work(in_flight: &TaskTracker, limits: &Limits, vend: &Vend) {
     }
 }
 
-fn open_store(config: StoreConfig) -> Result<Arc<dyn LeaseStore>> {
+/// The store, by both its ports.
+fn open_store(config: StoreConfig) -> Result<(Arc<dyn LeaseStore>, Arc<dyn EntryStore>)> {
     Ok(match config {
-        StoreConfig::Embedded { path, retention } => Arc::new(EmbeddedStore::open(&path, retention)?),
-        StoreConfig::Redis(options) => Arc::new(RedisStore::new(options)?),
+        StoreConfig::Embedded { path, retention } => {
+            let store = Arc::new(EmbeddedStore::open(&path, retention)?);
+            (store.clone(), store)
+        }
+        StoreConfig::Redis(options) => {
+            let store = Arc::new(RedisStore::new(options)?);
+            (store.clone(), store)
+        }
     })
 }
 

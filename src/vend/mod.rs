@@ -3,9 +3,12 @@
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
 mod carry_out;
+mod clones;
 mod crl;
 mod denies;
+mod enroll;
 mod exchange;
+mod first;
 mod issue;
 mod open;
 mod passes;
@@ -22,6 +25,9 @@ use arc_swap::ArcSwap;
 
 pub use crl::{CrlDesk, PublishedCrl};
 pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS};
+pub use enroll::{
+    CODE_PREFIX, CreatedEnrollment, ENROLLMENT_REFUSED, Enrollments, MAX_LISTED_ENROLLMENTS, MAX_OPEN_ENROLLMENTS, NewEnrollment,
+};
 pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;

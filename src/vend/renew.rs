@@ -36,6 +36,7 @@ impl Vend {
             Ok(grant) => grant,
             Err(denial) => return Err(self.denied(call, about(), *denial, now).await),
         };
+        self.refuse_superseded(call, &stored).await?;
 
         // 2. Mint, once the token has not served before: it may not carry a lease past what a fresh one would.
         let issuer = rules.issuers.of(&grant.role().spec);

@@ -28,6 +28,8 @@ pub mod token_ca;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::PublicKeyData as _;
 
 pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
 pub use crl::Crl;
@@ -39,17 +41,18 @@ pub use token_ca::TokenCa;
 
 use super::{Again, Issuer, Minted, NotMinted, Order};
 use crate::{
+    clock,
     model::{
         Timestamp,
         credential::{Credential, X509Credential},
         error::{Code, Error, Result},
+        hex,
         identity::Identity,
-        lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
+        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         name::CaName,
         request::Input,
         role::{Role, RoleSpec, X509Role},
     },
-    policy::Grant,
 };
 
 /// Issues X.509 certificates from any number of CAs.
@@ -58,7 +61,7 @@ pub struct X509Issuer {
 }
 
 /// What a grant allows, as plain values. The house reaches [`X509Issuer::issue`] through the [`Issuer`] port only, which
-/// makes this of a [`Grant`]; tests make it directly.
+/// makes this of an [`Order`]; tests make it directly.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
     /// The role.
@@ -67,22 +70,27 @@ pub struct Ask<'a> {
     pub identity: &'a Identity,
     /// When the credential must end.
     pub expires_at: Timestamp,
+    /// The lease that its serial names.
+    pub lease: LeaseId,
+    /// Which certificate of the lease it will be, from 1.
+    pub generation: u32,
 }
 
-impl<'a> From<&'a Grant> for Ask<'a> {
-    fn from(grant: &'a Grant) -> Self {
-        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at() }
+impl<'a> From<&Order<'a>> for Ask<'a> {
+    fn from(order: &Order<'a>) -> Self {
+        let Order { grant, lease, generation, .. } = order;
+        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at(), lease: *lease, generation: *generation }
     }
 }
 
 #[async_trait]
 impl Issuer for X509Issuer {
     async fn mint(&self, order: &Order<'_>) -> Result<Minted, NotMinted> {
-        Ok(self.issue(order.grant.into(), order.input, order.earlier, order.now)?)
+        Ok(self.issue(order.into(), order.input, order.earlier, order.now)?)
     }
 
     async fn remint(&self, order: &Order<'_>, lease: &Lease) -> Result<Again> {
-        self.reissue(order.grant.into(), order.input, lease, order.now).map(Again::Same)
+        self.reissue(order.into(), order.input, lease, order.now).map(Again::Same)
     }
 }
 
@@ -104,7 +112,8 @@ impl X509Issuer {
         let living = living_serials(earlier, &spec.ca, now)?;
         let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
         let validity = authority.validity(now, ask.expires_at)?;
-        let plan = LeafPlan::render(ask.role, ask.identity, Serial::random(), validity)?;
+        let serial = Serial::of_lease(ask.lease, ask.generation, clock::random());
+        let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
         let leaf = authority.sign_leaf(&plan, &key)?;
         let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
         Ok(Minted {
@@ -137,8 +146,8 @@ impl X509Issuer {
             return Err(reused("the role issues from another CA since"));
         }
         let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
-        let serial = Serial::from_hex(&newest.serial)
-            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
+        let serial =
+            Serial::from_hex(&newest.serial).ok_or_else(|| reused("its certificate was made by an earlier version of this server"))?;
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }
@@ -164,6 +173,15 @@ fn x509_role(role: &Role) -> Result<&X509Role> {
         RoleSpec::X509(spec) => Ok(spec),
         _ => Err(Error::internal(format_args!("the role {} is not of kind x509", role.name))),
     }
+}
+
+/// Names the public key of a CSR, after its self-signature held: the same for every CSR for that key. 64 hex digits.
+///
+/// # Errors
+/// `InvalidCsr`, also for a key of a type that the role does not take; `InvalidRequest` when there is no CSR.
+pub fn key_id(role: &Role, input: &Input) -> Result<String> {
+    let key = ParsedCsr::parse(csr_of(input)?)?.verify(&x509_role(role)?.key_types)?;
+    Ok(hex::encode(digest(&SHA256, &key.subject_public_key_info()).as_ref()))
 }
 
 fn csr_of(input: &Input) -> Result<&[u8]> {

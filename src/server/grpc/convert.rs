@@ -16,7 +16,7 @@ use crate::{
     vend::{MAX_REASON, RevokeStep, WhoAmI},
 };
 
-fn invalid(why: impl std::fmt::Display) -> Error {
+pub(super) fn invalid(why: impl std::fmt::Display) -> Error {
     Error::new(Code::InvalidRequest, why.to_string())
 }
 
@@ -45,7 +45,7 @@ pub(super) fn renew_request(request: v1::RenewRequest) -> Result<(LeaseId, Optio
     Ok((self::lease_id(&lease_id)?, ttl.map(|ttl| span(&ttl)).transpose()?, input))
 }
 
-fn x509_input(input: v1::X509Input) -> Result<Input> {
+pub(super) fn x509_input(input: v1::X509Input) -> Result<Input> {
     let v1::X509Input { csr_der } = input;
     if csr_der.len() > MAX_CSR {
         return Err(Error::new(Code::InvalidCsr, format!("the CSR is larger than {MAX_CSR} bytes")));
@@ -65,14 +65,14 @@ pub(super) fn lease_id(text: &str) -> Result<LeaseId> {
     text.parse().map_err(invalid)
 }
 
-fn span(ttl: &prost_types::Duration) -> Result<SignedDuration> {
+pub(super) fn span(ttl: &prost_types::Duration) -> Result<SignedDuration> {
     if ttl.nanos != 0 {
         return Err(invalid("ttl is in whole seconds"));
     }
     Ok(SignedDuration::from_secs(ttl.seconds))
 }
 
-fn maybe(text: String) -> Option<String> {
+pub(super) fn maybe(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 

@@ -2,6 +2,7 @@
 
 mod again;
 mod conditions;
+mod first;
 mod here;
 mod remote;
 
@@ -72,7 +73,7 @@ impl<'a> Granted<'a> {
             role: grant.role().name.clone(),
             kind: grant.role().kind(),
             tenant: identity.tenant.clone(),
-            subject: identity.subject().clone(),
+            subject: grant.holder().clone(),
             state,
             issued_at: order.now,
             expires_at,
@@ -85,7 +86,7 @@ impl<'a> Granted<'a> {
             renewed_at: None,
             acknowledged: 0,
             claim: None,
-            enrolled: false,
+            enrolled: identity.enrolled().is_some(),
         };
         lease.live_until = lease.accepted_until();
         lease

@@ -12,7 +12,6 @@ pub mod exit;
 mod files;
 mod issue;
 mod lease;
-mod material;
 mod output;
 pub mod registry;
 mod usage;
@@ -37,6 +36,7 @@ use crate::{
     client::{
         Client,
         error::{Error, Kind, Result},
+        material,
         settings::Settings,
     },
     clock::{Clock, SystemClock},

@@ -196,7 +196,7 @@ fn revocation_of(got: Option<v1::Revocation>) -> Result<Revocation> {
     Ok(Revocation { reach, live_until: timestamp(live_until.ok_or_else(|| missing("live_until"))?, "live_until")? })
 }
 
-fn credential(got: Option<v1::Credential>) -> Result<Credential> {
+pub(super) fn credential(got: Option<v1::Credential>) -> Result<Credential> {
     let v1::Credential { kind } = got.ok_or_else(|| missing("credential"))?;
     let ends = |at: Option<prost_types::Timestamp>| timestamp(at.ok_or_else(|| missing("expires_at"))?, "expires_at");
     let filled = |text: String, what: &str| if text.is_empty() { Err(missing(what)) } else { Ok(text) };

@@ -13,6 +13,7 @@ mod stream;
 pub mod text;
 pub mod token;
 pub mod types;
+pub mod watch;
 
 use std::time::Duration;
 

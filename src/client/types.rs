@@ -143,6 +143,17 @@ pub struct RotationWindow {
     pub end: Timestamp,
 }
 
+/// What relying parties trust.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Names this content; the same at every server.
+    pub version: String,
+    /// The roots, each DER, each once.
+    pub roots_der: Vec<Vec<u8>>,
+    /// The keys that sign JWTs, as a JWKS; empty when there are none.
+    pub jwks: String,
+}
+
 /// A lease with its new credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {

@@ -318,7 +318,12 @@ async fn read(pipe: Option<Pipe>) -> String {
         let room = MAX_OUTPUT.saturating_sub(kept.len());
         kept.extend_from_slice(&part[..read.min(room)]);
     }
-    String::from_utf8_lossy(&kept).chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect::<String>().trim().to_owned()
+    String::from_utf8_lossy(&kept)
+        .chars()
+        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 /// Sends a signal to the process that a file names. The file must be one that only root or the agent's own user writes: else anybody could

@@ -179,7 +179,11 @@ impl Publisher {
         let found = fs::metadata(dir).map_err(|error| fault(dir, &error))?;
         let own = rustix::process::geteuid().as_raw();
         if found.uid() != own && found.uid() != 0 {
-            let text = format!("{} is user {}'s, who could replace what the agent writes there; name a directory of its own", dir.display(), found.uid());
+            let text = format!(
+                "{} is user {}'s, who could replace what the agent writes there; name a directory of its own",
+                dir.display(),
+                found.uid()
+            );
             return Err(Error::usage(text));
         }
         if found.mode() & 0o022 != 0 {

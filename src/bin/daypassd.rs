@@ -1,4 +1,4 @@
-//! The service: `serve`, `dev`, `check`.
+//! The service: `serve`, `dev`, `check`, `ca`.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -7,6 +7,7 @@ use daypass::{
     clock::{Clock, SystemClock},
     model::error::{Code, Error, Result},
     server::{
+        admin::command::{self, Ca},
         config,
         dev::{self, DevOptions},
         run,
@@ -53,6 +54,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// The keys of a running service (issuing CAs, and the keys that sign JWTs), by its admin socket
+    ///
+    /// Exit codes: 0 done, 1 not done, 2 the command is wrong, 4 not permitted, 6 the service or its store is away.
+    #[command(subcommand)]
+    Ca(Ca),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         Command::Dev { dir, grpc, http, store, aws_endpoint } => block_on(dev::run(DevOptions { dir, grpc, http, store, aws_endpoint })),
         Command::Serve { config } => load(config).and_then(|(config, path)| block_on(run::serve(config, path, || {}))),
         Command::Check { config } => check(config),
+        Command::Ca(what) => return ca(what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,6 +75,16 @@ fn main() -> ExitCode {
                 Some(cause) => eprintln!("daypassd: {cause}"),
                 None => eprintln!("daypassd: {}", error.public()),
             }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ca(what: Ca) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command::run(what)).into(),
+        Err(error) => {
+            eprintln!("daypassd: {error}");
             ExitCode::FAILURE
         }
     }

@@ -78,6 +78,8 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
         Command::Audit(Audit::Verify { path, output }) => audit::verify(&path, output, out),
         Command::Exec(args) => exec::run(connection, args),
         Command::ExecWatch => exec::watch(connection),
+        // It sees to signals itself.
+        Command::Agent(agent::Agent::Run(args)) => block_on(agent::serve(args))?,
         command => block_on(async {
             tokio::select! {
                 outcome = call(connection, command, out) => outcome,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
+    keys::Ring,
     model::{
         Timestamp,
         credential::Credential,
@@ -175,6 +176,19 @@ impl Issuers {
             aws: Arc::new(aws::AwsIssuer::default()),
             registry: Arc::new(registry::RegistryIssuer::default()),
             jwt: Arc::new(jwt::JwtIssuer::default()),
+        }
+    }
+
+    /// The rings of keys that they sign with.
+    pub fn rings(&self) -> Vec<Arc<dyn Ring>> {
+        self.jwt.ring().map(|ring| ring.clone() as Arc<dyn Ring>).into_iter().collect()
+    }
+
+    /// Gives these rings, which have looked at no shelf yet, the keys that `before` has in memory: a reload does not have to wait for the
+    /// store.
+    pub fn take_over_rings(&self, before: &Self) {
+        if let (Some(ring), Some(before)) = (self.jwt.ring(), before.jwt.ring()) {
+            ring.take_over(before);
         }
     }
 

@@ -45,7 +45,7 @@ pub enum Outcome {
 pub struct Actor {
     /// The canonical subject.
     pub subject: String,
-    /// "mtls", "oidc", "enrollment", or "service" for the server's own passes.
+    /// "mtls", "oidc", "enrollment", "local" for the admin socket, or "service" for the server's own passes.
     pub method: Cow<'static, str>,
     /// The trust domain or the issuer.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -72,6 +72,13 @@ impl Actor {
             peer: None,
             claims: Claims::new(),
         }
+    }
+}
+
+impl Actor {
+    /// A user of the server's own machine, on the admin socket.
+    pub fn local(uid: u32) -> Self {
+        Self { subject: format!("local:uid={uid}"), method: "local".into(), ..Self::service("") }
     }
 }
 

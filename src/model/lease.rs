@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     id::{BadLeaseId, LeaseId, PARTITIONS, partition_of},
-    rotation::{Claim, RotationWindow, ServerId},
+    rotation::{CLAIM_LIFE, Claim, RotationWindow, ServerId},
     serial::{SERIAL_BYTES, Serial},
 };
 use super::{
@@ -231,9 +231,13 @@ pub struct Lease {
     /// The newest generation that its holder said it has; 0 when it said nothing. Who shows an older one later is another holder.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub acknowledged: u32,
-    /// Who is rotating it now, and until when nobody else does.
+    /// Which server has its holder's stream, and until when it is making the next credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
+    /// When the newest credential that was handed out expires, while the lease is extended for one that a remote system makes and that has
+    /// not been handed out: a failure in between must not make the next one late.
+    #[serde(with = "stamp::maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<Timestamp>,
     /// Whether it was issued for an enrolment code: it is then its holder's own identity, only this very certificate renews it, and an
     /// older one is refused as soon as a newer one was acknowledged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -274,8 +278,15 @@ pub enum Change {
     TakeOver,
     /// A server begins to rotate it.
     Claim(Claim),
-    /// That server gives it up.
-    Unclaim,
+    /// Its holder's stream is at a server from now on; no other one rotates it any more.
+    TakeUp {
+        /// The server.
+        by: ServerId,
+        /// When. An earlier claim that has not lapsed stays as long as it says: what that one is making may still come.
+        at: Timestamp,
+        /// As in [`Handle::X509`].
+        next_key: Option<String>,
+    },
     /// Its holder has a generation, and perhaps gives the public key of the next one.
     Acknowledge {
         /// The generation.
@@ -340,6 +351,7 @@ impl Lease {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be extended" });
                 }
+                next.held_until = Some(self.held_until());
                 next.expires_at = whole_second(expires_at).min(self.renew_until).max(self.expires_at);
                 next.live_until = next.accepted_until();
             }
@@ -349,6 +361,7 @@ impl Lease {
                 }
                 next.expires_at = whole_second(expires_at).min(self.expires_at);
                 next.live_until = next.accepted_until();
+                next.held_until = self.held_until.filter(|until| *until < next.expires_at);
             }
             Change::TakeOver => {
                 if self.state != LeaseState::Active {
@@ -359,16 +372,16 @@ impl Lease {
                 self.must_be_active("be claimed")?;
                 next.claim = Some(claim);
             }
-            Change::Unclaim => {
-                self.must_be_active("be given up")?;
-                next.claim = None;
+            Change::TakeUp { by, at, next_key } => {
+                self.must_be_active("be taken up")?;
+                let until = self.claim.map_or(at, |claim| claim.until.max(at));
+                next.claim = Some(Claim { by, until });
+                next.give_key(next_key);
             }
-            Change::Acknowledge { generation, next_key: key } => {
+            Change::Acknowledge { generation, next_key } => {
                 self.must_be_active("be acknowledged")?;
                 next.acknowledged = self.acknowledged.max(generation.min(self.generation));
-                if let (Handle::X509 { next_key, .. }, Some(key)) = (&mut next.handle, key) {
-                    *next_key = Some(key);
-                }
+                next.give_key(next_key);
             }
             Change::Renew { at, expires_at, handle } => {
                 if self.state != LeaseState::Active {
@@ -379,7 +392,9 @@ impl Lease {
                 next.handle = handle;
                 next.generation = self.generation.saturating_add(1);
                 next.renewed_at = Some(at);
-                next.claim = None;
+                next.held_until = None;
+                // It lapses; the stream stays where it is.
+                next.claim = self.claim.map(|claim| Claim { until: claim.until.min(at), ..claim });
             }
             Change::BeginRevoke { at } => {
                 next.move_to(LeaseState::Revoking, "be revoked")?;
@@ -392,6 +407,12 @@ impl Lease {
             Change::Expire => next.move_to(LeaseState::Expired, "expire")?,
         }
         Ok(next)
+    }
+
+    fn give_key(&mut self, key: Option<String>) {
+        if let (Handle::X509 { next_key, .. }, Some(key)) = (&mut self.handle, key) {
+            *next_key = Some(key);
+        }
     }
 
     fn must_be_active(&self, change: &'static str) -> Result<(), IllegalChange> {
@@ -455,9 +476,14 @@ impl Lease {
         Some(Serial::from_hex(&live.serial)?.generation(self.generation))
     }
 
-    /// Whether a renewal at `now` could still move its expiry.
+    /// When the newest credential that was handed out expires.
+    pub fn held_until(&self) -> Timestamp {
+        self.held_until.unwrap_or(self.expires_at)
+    }
+
+    /// Whether a renewal at `now` could still give a credential that lives longer than the newest one.
     pub fn renewable(&self, now: Timestamp) -> bool {
-        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.expires_at
+        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.held_until()
     }
 
     /// When the sweep must look at it next: when it is live its expiry (a revocation or a reservation that a crash left

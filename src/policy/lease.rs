@@ -61,14 +61,8 @@ impl PolicyBook {
         now: Timestamp,
     ) -> Result<Grant, Box<Denial>> {
         let caller = self.caller(identity)?;
-        if !caller.owns(lease) {
-            return Err(self.no_lease());
-        }
-        self.in_force(&caller, now)?;
-        self.renewable_state(lease, now)?;
-        let gone = || self.refuse(Error::new(Code::RoleNotFound, format!("the role {:?} is no longer there for you", lease.role.as_str())));
-        let role = self.role_of(&caller, &lease.role).ok_or_else(gone)?;
-        self.same_kind(lease, role)?;
+        self.holds(&caller, lease, now)?;
+        let role = self.role_held(&caller, lease)?;
         let ttl = self.ttl(role, ttl)?;
         let ceiling = self.ceiling(&caller, lease, role, now)?;
         let ask =
@@ -122,6 +116,23 @@ impl PolicyBook {
         Ok(LeaseDecisions { book: self, caller, action, peer_address, now, known: HashMap::new() })
     }
 
+    /// That a lease is the caller's own and lives.
+    pub(super) fn holds(&self, caller: &Caller<'_>, lease: &Lease, now: Timestamp) -> Result<(), Refused> {
+        if !caller.owns(lease) {
+            return Err(self.no_lease());
+        }
+        self.in_force(caller, now)?;
+        self.renewable_state(lease, now)
+    }
+
+    /// The role of a caller's lease, while it is there for the caller and gives what it gave.
+    pub(super) fn role_held(&self, caller: &Caller<'_>, lease: &Lease) -> Result<&Arc<Role>, Refused> {
+        let gone = || self.refuse(Error::new(Code::RoleNotFound, format!("the role {:?} is no longer there for you", lease.role.as_str())));
+        let role = self.role_of(caller, &lease.role).ok_or_else(gone)?;
+        self.same_kind(lease, role)?;
+        Ok(role)
+    }
+
     fn no_lease(&self) -> Refused {
         self.refuse(Error::new(Code::LeaseNotFound, NO_SUCH_LEASE))
     }
@@ -145,10 +156,10 @@ impl PolicyBook {
     }
 
     /// The latest that a renewal may reach, in whole seconds; at least the lease's present expiry.
-    fn ceiling(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, now: Timestamp) -> Result<Timestamp, Refused> {
+    pub(super) fn ceiling(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, now: Timestamp) -> Result<Timestamp, Refused> {
         let end = whole_second(caller.tenant.ends_at.unwrap_or(Timestamp::MAX)).min(lease.renew_until);
         let ceiling = whole_second(after(now, role.max_ttl)).min(end);
-        if lease.renewable(now) && end > lease.expires_at && ceiling >= lease.expires_at {
+        if lease.renewable(now) && end > lease.held_until() && ceiling >= lease.expires_at {
             return Ok(ceiling);
         }
         let message = format!("the lease ends at {} and cannot be renewed further; issue a new one", lease.expires_at);

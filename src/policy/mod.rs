@@ -10,6 +10,7 @@ mod grant;
 mod index;
 mod lease;
 mod lint;
+mod rotate;
 mod schema;
 mod source;
 mod syntax;
@@ -20,6 +21,7 @@ pub use explain::{MAX_CONDITION_TEXT, MAX_EXPLAINED_CONDITIONS, MAX_EXPLAINED_PO
 pub use grant::{ConsideredPolicy, Denial, Explanation, FailedCondition, Grant};
 pub use lease::{LeaseAction, LeaseDecisions, MAX_REMEMBERED, NO_SUCH_LEASE};
 pub use lint::{BLANKET_PERMIT, IMMUTABLE_CLAIMS, MUTABLE_IDENTITY, OPEN_SOURCE, UNREACHABLE_ROLE, WIDE_PATTERN};
+pub use rotate::WatchTerms;
 pub use schema::{schema, token_type};
 
 /// What a caller may be permitted to do.

@@ -1,6 +1,7 @@
 //! The service: configuration, wiring, TLS, the gRPC and HTTP edges, telemetry.
 
 mod addresses;
+pub mod admin;
 mod callers;
 mod clones;
 pub mod config;
@@ -8,13 +9,13 @@ mod conn;
 pub mod dev;
 mod grpc;
 mod http;
+pub mod keys;
 mod limiters;
 mod listener;
 mod ready;
 mod reconcile;
 mod reload;
 pub mod run;
-mod signing_keys;
 mod telemetry;
 mod tls;
 mod trust;

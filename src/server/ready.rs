@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::trust::Trust;
+use super::{keys::KeyDesk, trust::Trust};
 use crate::vend::Vend;
 
 /// The service as a whole, in gRPC's health protocol.
@@ -14,16 +14,18 @@ const WHOLE: &str = "";
 pub(super) struct Readiness {
     vend: Arc<Vend>,
     trust: Arc<Trust>,
+    keys: Arc<KeyDesk>,
     store_fault: Mutex<Option<String>>,
     draining: std::sync::atomic::AtomicBool,
     reporter: HealthReporter,
 }
 
 impl Readiness {
-    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, reporter: HealthReporter) -> Self {
+    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, keys: Arc<KeyDesk>, reporter: HealthReporter) -> Self {
         Self {
             vend,
             trust,
+            keys,
             store_fault: Mutex::new(Some("the lease store was not asked yet".to_owned())),
             draining: false.into(),
             reporter,
@@ -58,6 +60,9 @@ impl Readiness {
         }
         if !self.trust.knows_revocations() {
             faults.push("our own CRLs are not signed yet, so no client certificate is taken");
+        }
+        if !self.keys.silent(self.vend.now()).is_empty() {
+            faults.push("keys that sign cannot be used");
         }
         faults
     }

@@ -13,7 +13,6 @@ use tokio::signal::unix::Signal;
 use super::{
     config::{self, Config, Watched},
     run::Parts,
-    signing_keys,
 };
 use crate::{
     background::ticker,
@@ -73,6 +72,8 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
+    let ready = parts.keys.prepare(&config.rules, config.wrapper.clone()).await;
+    ready.map_err(|error| at_file(Error::new(error.code(), error.cause().unwrap_or(error.public()).to_owned())))?;
     // It reads key files and builds the trust, with its CRLs: not on a thread that serves.
     let applied = tokio::task::spawn_blocking({
         let parts = parts.clone();
@@ -95,13 +96,13 @@ fn apply(parts: &Parts, config: Config) -> Result<()> {
     if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
         return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
     }
-    signing_keys::prepare(&config.rules, parts.vend.now())?;
     let shown = parts.edge.prepare(&config.certificate, &config.key)?;
     let callers = parts.authn.prepare(config.issuers, parts.vend.now())?;
     parts.trust.replace(config.trust_domains)?;
     parts.edge.show(shown);
     parts.authn.replace(callers);
     parts.vend.replace_rules(config.rules);
+    parts.keys.replace_wrapper(config.wrapper);
     Ok(())
 }
 

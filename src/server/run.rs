@@ -13,16 +13,18 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     addresses::Addresses,
+    admin::AdminSocket,
     callers::Callers,
     clones,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
     grpc::{self, Edge},
     http::{self, Edges, Public, TokenEdge},
+    keys::{self, KeyDesk, StoreShelf},
     limiters::Limiters,
     listener::Acceptor,
     ready::Readiness,
-    reload, signing_keys,
+    reload,
     telemetry::{self, TimedLog, TimedStore},
     tls::TlsEdge,
     trust::{self, Trust},
@@ -45,6 +47,7 @@ pub(super) struct Parts {
     pub authn: Arc<Callers>,
     pub edge: Arc<TlsEdge>,
     pub trust: Arc<Trust>,
+    pub keys: Arc<KeyDesk>,
 }
 
 /// Runs the service until SIGTERM or SIGINT, then finishes what is in flight. `listening` is called once both ports are open.
@@ -57,13 +60,16 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         tracing::warn!(%warning, "configuration");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, entries) = open_store(config.store)?;
+    let Stores { leases: store, entries } = open_stores(config.store)?;
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
-    signing_keys::prepare(&config.rules, clock.now())?;
-    let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
+    let vend = Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules);
+    let vend = Arc::new(vend.with_watch_limits(config.limits.of_watches()));
+    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries.clone())), vend.watches().server(), config.wrapper.clone()));
+    desk.prepare(&vend.rules(), config.wrapper).await?;
     let parts = Arc::new(Parts {
+        keys: desk.clone(),
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
         trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)),
         vend: vend.clone(),
@@ -76,13 +82,14 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         Some(address) => Some(listen(address, "https").await?),
         None => None,
     };
+    let admin = config.admin.as_deref().map(AdminSocket::open).transpose()?;
     // A shutdown has two parts: first no new work, and when what is in flight has ended, no more passes and no more HTTP.
     let (drain, draining) = watch::channel(false);
     let (stop, shutdown) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
-    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), reporter));
+    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), desk.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
 
@@ -92,8 +99,9 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     }
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
+    passes.spawn(until(shutdown.clone(), end_watches(draining.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
-    passes.spawn(until(shutdown.clone(), signing_keys::keep(vend.clone())));
+    passes.spawn(until(shutdown.clone(), keys::keep(desk.clone())));
     let (suspects, shown) = mpsc::channel(clones::SUSPECTS);
     passes.spawn(until(shutdown.clone(), clones::look(vend.clone(), limiters.clone(), shown)));
     let enrollments = Arc::new(Enrollments::new(vend.clone(), entries));
@@ -109,6 +117,9 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         Edges { public: public.clone(), tokens: https_listener.is_none().then(|| tokens.clone()) },
         Edges { public, tokens: Some(tokens) },
     );
+    if let Some(admin) = admin {
+        passes.spawn(serve_admin(admin, desk, shutdown.clone()));
+    }
     let mut web = JoinSet::new();
     let addresses = || Addresses::new(config.limits.http_connections_per_address, config.limits.handshakes_per_address);
     web.spawn(http::serve(http_listener, None, open, addresses(), stopped(shutdown.clone())));
@@ -181,18 +192,29 @@ async fn finish_work(in_flight: &TaskTracker, limits: &Limits, vend: &Vend) {
     }
 }
 
-/// The store, by both its ports.
-fn open_store(config: StoreConfig) -> Result<(Arc<dyn LeaseStore>, Arc<dyn EntryStore>)> {
+/// One store, by its two ports.
+struct Stores {
+    leases: Arc<dyn LeaseStore>,
+    entries: Arc<dyn EntryStore>,
+}
+
+fn open_stores(config: StoreConfig) -> Result<Stores> {
+    fn both<S: LeaseStore + EntryStore + 'static>(store: S) -> Stores {
+        let store = Arc::new(store);
+        Stores { leases: store.clone(), entries: store }
+    }
     Ok(match config {
-        StoreConfig::Embedded { path, retention } => {
-            let store = Arc::new(EmbeddedStore::open(&path, retention)?);
-            (store.clone(), store)
-        }
-        StoreConfig::Redis(options) => {
-            let store = Arc::new(RedisStore::new(options)?);
-            (store.clone(), store)
-        }
+        StoreConfig::Embedded { path, retention } => both(EmbeddedStore::open(&path, retention)?),
+        StoreConfig::Redis(options) => both(RedisStore::new(options)?),
     })
+}
+
+/// Serves the admin socket until the end. What it cannot do is told: the service itself goes on.
+async fn serve_admin(admin: AdminSocket, desk: Arc<KeyDesk>, shutdown: Shutdown) {
+    if let Err(error) = admin.serve(desk, stopped(shutdown.clone())).await {
+        tracing::error!(%error, "the admin socket is not served any more");
+    }
+    stopped(shutdown).await;
 }
 
 async fn listen(address: std::net::SocketAddr, what: &str) -> Result<TcpListener> {
@@ -215,6 +237,13 @@ async fn prefetch(parts: Arc<Parts>) {
     parts.authn.prefetch(parts.vend.now()).await;
 }
 
+/// Ends the streams of watched leases when a shutdown begins: it would wait for each of them.
+async fn end_watches(draining: Shutdown, vend: Arc<Vend>) {
+    stopped(draining).await;
+    vend.watches().close();
+    std::future::pending::<()>().await;
+}
+
 async fn stopped(mut shutdown: Shutdown) {
     let _sender_gone = shutdown.wait_for(|over| *over).await;
 }
@@ -231,6 +260,8 @@ async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limite
             let lag = stats.oldest_due.map_or(0.0, |due| now.duration_since(due).as_secs_f64().max(0.0));
             metrics::gauge!("daypass_sweep_lag_seconds").set(lag);
         }
+        metrics::gauge!("daypass_watches").set(parts.vend.watches().len() as f64);
+        metrics::gauge!("daypass_rotation_lag_seconds").set(parts.vend.watches().lag(now));
         let audit = parts.vend.audit_health();
         metrics::gauge!("daypass_audit_waiting").set(audit.waiting as f64);
         metrics::gauge!("daypass_audit_lag_seconds").set(audit.lag.as_secs_f64());

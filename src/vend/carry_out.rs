@@ -20,6 +20,13 @@ use crate::{
 impl Vend {
     /// Carries revocations out and closes the leases. Idempotent: the sweep does it again after a crash.
     pub(super) async fn carry_out(&self, revoking: Vec<Lease>, manner: Manner) -> Vec<(LeaseId, Result<Lease>)> {
+        if revoking.is_empty() {
+            return Vec::new();
+        }
+        // First, and again after a crash: whoever watches one of them at another server must learn of it.
+        if let Err(error) = self.tell_revoked(&revoking).await {
+            return revoking.into_iter().map(|lease| (lease.id, Err(error.clone()))).collect();
+        }
         let mut by_list: BTreeMap<Option<RevocationList>, Vec<Lease>> = BTreeMap::new();
         for lease in revoking {
             by_list.entry(lease.revocation().map(|(list, _)| list)).or_default().push(lease);
@@ -29,7 +36,7 @@ impl Vend {
             let carried = match &list {
                 Some(RevocationList::Crl(ca)) => self.withdraw(ca, &leases).await,
                 Some(RevocationList::Aws(deny)) => self.deny(deny, &leases, manner).await,
-                None => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
+                Some(RevocationList::Recent) | None => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
             };
             match carried {
                 Ok(carried) => carried.into_iter().map(|lease| (lease.id, Ok(lease))).collect(),

@@ -9,18 +9,6 @@ use crate::model::{
 };
 
 impl Vend {
-    /// Refuses a caller whose certificate is of an older generation of its own enrolled lease than was acknowledged: a clone. Any other
-    /// lease's holder shows its generation in the request.
-    ///
-    /// # Errors
-    /// `GenerationSuperseded`, on record.
-    pub(super) async fn refuse_superseded(&self, call: &Call, lease: &Lease) -> Result<()> {
-        match shown_by(&call.identity, lease) {
-            Some(shown) if shown < lease.acknowledged => Err(self.clone_found(&call.origin, &*call.identity, lease, shown).await),
-            _ => Ok(()),
-        }
-    }
-
     /// Refuses the acknowledgement of a generation by a caller that shows an older one of its own enrolled lease: what supersedes a
     /// certificate must have been seen to work.
     ///
@@ -62,8 +50,8 @@ impl Vend {
     }
 }
 
-/// The generation of an enrolled lease that a caller's certificate is.
-fn shown_by(identity: &Identity, lease: &Lease) -> Option<u32> {
+/// The generation of the caller's own enrolled lease that its certificate is; none for any other lease, whose holder says which it has.
+pub(super) fn shown_by(identity: &Identity, lease: &Lease) -> Option<u32> {
     let peer = identity.certificate().filter(|_| lease.enrolled && identity.owns(lease))?;
     lease.generation_of(&peer.serial)
 }

@@ -2,6 +2,7 @@
 //!
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
+mod acknowledge;
 mod carry_out;
 mod clones;
 mod crl;
@@ -10,6 +11,7 @@ mod enroll;
 mod exchange;
 mod first;
 mod issue;
+mod keys;
 mod open;
 mod passes;
 mod read;
@@ -18,6 +20,7 @@ mod renew;
 mod revoke;
 mod steps;
 mod tail;
+mod watch;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -34,8 +37,13 @@ use open::Why;
 pub use open::{MAX_OPEN, Open};
 pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};
 pub use read::{PublicCa, WhoAmI};
+pub use renew::Renewal;
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
+pub use watch::{
+    HeldLease, LONGEST_PAUSE, Lane, Opened, RECENT_KEPT, REMOTE_AT_ONCE, ROTATE_BATCH, SeenRevoked, WATCH_PENDING, WatchLimits,
+    WatchRequest, WatchStream, WatchWhat, Watched, Watches,
+};
 
 pub use crate::issuer::{jwt::Document, registry::RegistryToken};
 
@@ -91,13 +99,23 @@ pub struct Vend {
     crls: CrlDesk,
     denies: DenyLists,
     open: Open,
+    watches: Arc<Watches>,
 }
 
 impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
         let crls = CrlDesk::new(rules.issuers.x509.authorities().keys().cloned());
-        Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies: DenyLists::default(), open: Open::default() }
+        let watches = Arc::new(Watches::new(WatchLimits::default()));
+        let (rules, denies, open) = (ArcSwap::from_pointee(rules), DenyLists::default(), Open::default());
+        Self { store, audit, clock, rules, crls, denies, open, watches }
+    }
+
+    /// The same under other limits of its streams.
+    #[must_use]
+    pub fn with_watch_limits(mut self, limits: WatchLimits) -> Self {
+        self.watches = Arc::new(Watches::new(limits));
+        self
     }
 
     /// The rules in force.
@@ -123,6 +141,11 @@ impl Vend {
     /// What a revocation or a failed call left to be closed.
     pub fn open(&self) -> &Open {
         &self.open
+    }
+
+    /// The streams of watched leases.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// Live leases by kind of role, for the start of metrics; see [`LeaseStore::stats`].

@@ -85,9 +85,7 @@ fn identity_way(reader: &mut Reader, section: At<IdentitySection>) -> Option<Ide
     let path = |path: PathBuf| reader.dir.join(path);
     let way = match (certificate, key, token_file, platform) {
         (None, None, None, None) => Ok(IdentityWay::Enrolled),
-        (Some(certificate), Some(key), None, None) => {
-            Ok(IdentityWay::Certificate { certificate: path(certificate), key: path(key) })
-        }
+        (Some(certificate), Some(key), None, None) => Ok(IdentityWay::Certificate { certificate: path(certificate), key: path(key) }),
         (None, None, Some(file), None) => Ok(IdentityWay::TokenFile(path(file))),
         (None, None, None, Some(platform)) => platform_way(&platform, audience.as_deref()),
         (Some(_), None, ..) => Err("identity.certificate is set without identity.key".to_owned()),
@@ -199,7 +197,8 @@ fn place(
 ) -> Place {
     let mode = mode.unwrap_or(DEFAULT_FILE_MODE);
     if mode.0 & !ALLOWED_FILE_MODE != 0 || mode.0 & 0o400 == 0 {
-        faults.push(format!("mode: {:04o} is none of 0400, 0440, 0600 and 0640: a key is for its owner, and for its group at most", mode.0));
+        faults
+            .push(format!("mode: {:04o} is none of 0400, 0440, 0600 and 0640: a key is for its owner, and for its group at most", mode.0));
     }
     if dir.file_name().is_none() {
         faults.push(format!("dir: {} names no directory", dir.display()));

@@ -9,9 +9,9 @@ use toml::{
 };
 
 use super::{
+    Config,
     build::build,
     sections::{HealthSection, IdentitySection, LogSection, RoleSection, ServerSection},
-    Config,
 };
 use crate::{
     agent::sockets::SocketsSection,

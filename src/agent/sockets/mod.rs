@@ -7,11 +7,13 @@
 //! | `config` | `[sockets]` of `agent.toml` |
 //! | `place` | gives a socket or a file its place, mode and group |
 //! | `peer` | who is at the other end, and how many may be |
+//! | `authority` | lets in clients that put a path into `:authority` |
 //! | `view`, `follow` | what a process may see, as it is and as it becomes |
 //! | `workload`, `jwt` | the SPIFFE Workload API |
 //! | `sds` | Envoy's secret discovery |
 //! | `aws`, `container` | the AWS container credentials endpoint |
 
+pub mod authority;
 mod aws;
 pub mod config;
 pub mod container;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::{Request, Status, transport::server::Connected};
 
-use super::config::Access;
+use super::{authority::AnyAuthority, config::Access};
 
 /// How many connections a socket has at a time. Further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -61,7 +61,7 @@ impl Access {
 
 /// A connection of a known process.
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: AnyAuthority<UnixStream>,
     peer: Peer,
     _place: Place,
 }
@@ -78,7 +78,7 @@ pub(super) fn incoming(listener: UnixListener, name: &'static str) -> impl Strea
                 Ok((found, stream)) => {
                     let peer = Peer { uid: found.uid(), gid: found.gid(), pid: found.pid() };
                     if let Some(place) = places.enter(peer.uid, permit) {
-                        return Some((Ok(Connection { stream, peer, _place: place }), (listener, places)));
+                        return Some((Ok(Connection { stream: AnyAuthority::new(stream), peer, _place: place }), (listener, places)));
                     }
                     metrics::counter!("daypass_agent_connections_refused_total", "socket" => name).increment(1);
                     tracing::warn!(socket = name, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
@@ -202,9 +202,10 @@ mod tests {
         };
         assert!(held.iter().all(|(_, connection)| connection.connect_info() == own));
         let mut refused = UnixStream::connect(&path).await.unwrap();
+        let mut byte = [0];
         tokio::select! {
             _ = connections.next() => panic!("it has a place"),
-            read = refused.read(&mut [0]) => assert_eq!(read.unwrap(), 0),
+            read = refused.read(&mut byte) => assert_eq!(read.unwrap(), 0),
         }
         held.pop();
         let _client = UnixStream::connect(&path).await.unwrap();

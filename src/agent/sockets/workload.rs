@@ -3,14 +3,17 @@
 //! What the standard leaves open: bundles are for everybody who can open the socket, for the service shows them to everybody; an
 //! identity's hint is the name of its role.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{
-    follow::follow,
+    follow::{State, follow},
     jwt::JwtSvids,
     peer::Peer,
     view::{Certificate, Shown, View},
@@ -68,7 +71,7 @@ impl SpiffeWorkloadApi for Workload {
         let view = self.view(&request)?;
         Ok(Response::new(follow(view, self.shutdown.clone(), |view| {
             let bundles = bundles(view, |bundle| bundle.roots_der.concat())?;
-            Ok(X509BundlesResponse { crl: Vec::new(), bundles })
+            Ok(State::of_map(bundles, |bundles| X509BundlesResponse { crl: Vec::new(), bundles }))
         })))
     }
 
@@ -80,7 +83,9 @@ impl SpiffeWorkloadApi for Workload {
             [_] => return Err(Status::invalid_argument(format!("an audience has 1 to {MAX_AUDIENCE} bytes"))),
             [] => return Err(Status::invalid_argument("name an audience")),
             _ => {
-                return Err(Status::invalid_argument("name one audience: a token here has one, so that none of them can use it at another"));
+                return Err(Status::invalid_argument(
+                    "name one audience: a token here has one, so that none of them can use it at another",
+                ));
             }
         };
         let wanted = match spiffe_id.as_str() {
@@ -95,7 +100,8 @@ impl SpiffeWorkloadApi for Workload {
     async fn fetch_jwt_bundles(&self, request: Request<JwtBundlesRequest>) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let view = self.view(&request)?;
         Ok(Response::new(follow(view, self.shutdown.clone(), |view| {
-            Ok(JwtBundlesResponse { bundles: bundles(view, |bundle| jwks(bundle).as_bytes().to_vec())? })
+            let bundles = bundles(view, |bundle| jwks(bundle).as_bytes().to_vec())?;
+            Ok(State::of_map(bundles, |bundles| JwtBundlesResponse { bundles }))
         })))
     }
 
@@ -126,11 +132,11 @@ impl Workload {
 }
 
 /// Every identity that the process may have, each with the bundle of its trust domain.
-fn x509_svids(view: &View) -> Result<X509svidResponse, Status> {
+fn x509_svids(view: &View) -> Result<State<X509svidResponse>, Status> {
     let bundle = view.bundle();
     let svids: Vec<_> = view.certificates().iter().filter_map(|certificate| x509_svid(certificate, bundle.as_deref())).collect();
     match svids.is_empty() {
-        false => Ok(X509svidResponse { svids, crl: Vec::new(), federated_bundles: Default::default() }),
+        false => Ok(State::of(X509svidResponse { svids, crl: Vec::new(), federated_bundles: HashMap::new() })),
         true if view.is_waiting() => Err(Status::unavailable("the agent has no credential yet; try again")),
         true => Err(Status::permission_denied("no identity issued")),
     }
@@ -159,7 +165,7 @@ fn bundles(view: &View, content: impl Fn(&Bundle) -> Vec<u8>) -> Result<BTreeMap
 }
 
 /// The trust domain itself, as a SPIFFE ID (SPIFFE ID standard, section 2.1).
-pub(super) fn spiffe_id_of(domain: &TrustDomain) -> String {
+fn spiffe_id_of(domain: &TrustDomain) -> String {
     format!("spiffe://{domain}")
 }
 

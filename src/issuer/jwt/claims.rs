@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
 
-use super::schedule::MAX_TOKEN_LIFE;
+use super::maker::MAX_TOKEN_LIFE;
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},

@@ -7,7 +7,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
-use super::{claims::ALWAYS, ring::KeyRing};
+use super::{SigningAlgorithm, claims::ALWAYS, maker::JwtKeys};
 use crate::model::{SignedDuration, Timestamp, hex};
 
 /// A document that relying parties fetch.
@@ -30,9 +30,9 @@ pub(super) const DISCOVERY: &str = "/.well-known/openid-configuration";
 pub(super) const JWKS: &str = "/jwks.json";
 
 /// OpenID Connect Discovery 1.0 section 3, as far as it applies to who signs tokens and does not log anybody in.
-pub(super) fn discovery(issuer: &str, path: &str, ring: &KeyRing, claims: &[String]) -> Document {
+pub(super) fn discovery(issuer: &str, path: &str, ring: &JwtKeys, claims: &[String]) -> Document {
     let supported: Vec<&str> = ALWAYS.into_iter().chain(claims.iter().map(String::as_str)).collect();
-    let algorithms: Vec<&str> = ring.algorithms().into_iter().map(super::SigningAlgorithm::as_str).collect();
+    let algorithms: Vec<&str> = algorithms(ring).into_iter().map(SigningAlgorithm::as_str).collect();
     let body = json!({
         "issuer": issuer,
         "jwks_uri": format!("{issuer}{JWKS}"),
@@ -42,14 +42,23 @@ pub(super) fn discovery(issuer: &str, path: &str, ring: &KeyRing, claims: &[Stri
         "scopes_supported": ["openid"],
         "claims_supported": supported,
     });
-    document(format!("{path}{DISCOVERY}"), body.to_string(), ring.max_age())
+    document(format!("{path}{DISCOVERY}"), body.to_string(), ring.schedule().stale_after())
 }
 
 /// RFC 7517 section 5.
-pub(super) fn jwks(path: &str, ring: &KeyRing, now: Timestamp) -> Document {
-    let (keys, max_age) = ring.published(now);
-    let keys: Vec<_> = keys.iter().map(|key| key.jwk()).collect();
-    document(format!("{path}{JWKS}"), json!({ "keys": keys }).to_string(), max_age)
+pub(super) fn jwks(path: &str, ring: &JwtKeys, now: Timestamp) -> Document {
+    let published = ring.published(now);
+    let keys: Vec<_> = published.keys.iter().map(|key| key.held.key.jwk()).collect();
+    document(format!("{path}{JWKS}"), json!({ "keys": keys }).to_string(), published.sure_for)
+}
+
+/// What the keys and the next ones sign with.
+fn algorithms(ring: &JwtKeys) -> Vec<SigningAlgorithm> {
+    let mut algorithms: Vec<_> = ring.held().iter().map(|held| held.key.algorithm()).collect();
+    algorithms.push(ring.maker().algorithm);
+    algorithms.sort_unstable();
+    algorithms.dedup();
+    algorithms
 }
 
 fn document(path: String, body: String, max_age: SignedDuration) -> Document {

@@ -42,7 +42,7 @@ impl SigningAlgorithm {
 }
 
 /// A key.
-pub(super) struct SigningKey {
+pub struct SigningKey {
     kid: String,
     pair: Pair,
     /// The protected header of its tokens, base64url.

@@ -5,26 +5,23 @@
 //! | here | the issuer: a grant becomes a token; tokens for other issuers |
 //! | [`claims`] | what a token says; every fault of a role, at load |
 //! | [`documents`] | discovery and the key set |
-//! | [`ring`] | the keys in memory |
-//! | `schedule` | when a key is published, signs, is retired and gone; pure |
-//! | `files`, `key` | key files; one key |
+//! | [`maker`] | how its keys are made, and how long a token keeps one published; the rest of their life is in [`crate::keys`] |
+//! | `key` | one key |
 
 pub mod claims;
 pub mod documents;
-mod files;
 mod key;
-pub mod ring;
-mod schedule;
+pub mod maker;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use url::Url;
 
 pub use documents::Document;
-pub use files::MAX_KEYS;
 pub use key::SigningAlgorithm;
-pub use ring::{KeyRing, KeyRingOptions, Rotated};
-pub use schedule::{MAX_TOKEN_LIFE, PUBLISH_AHEAD, RETIRE_MARGIN, ROTATE_EVERY};
+pub use maker::{JwtKeyMaker, JwtKeys, MAX_TOKEN_LIFE};
 
 use self::claims::Facts;
 use super::{Again, Issuer, Minted, NotMinted, Order, TokenSigner};
@@ -54,7 +51,7 @@ pub struct JwtConfig {
     /// The `iss`: see [`issuer_fault`].
     pub issuer: String,
     /// The keys.
-    pub ring: KeyRing,
+    pub ring: Arc<JwtKeys>,
     /// What roles add, for `claims_supported`.
     pub claims: Vec<String>,
 }
@@ -103,7 +100,7 @@ impl JwtIssuer {
     }
 
     /// The keys; none when this service signs no JWTs.
-    pub fn ring(&self) -> Option<&KeyRing> {
+    pub fn ring(&self) -> Option<&Arc<JwtKeys>> {
         self.desk.as_ref().map(|desk| &desk.config.ring)
     }
 
@@ -201,8 +198,8 @@ impl TokenSigner for JwtIssuer {
     }
 }
 
-fn sign(ring: &KeyRing, payload: &str, now: Timestamp) -> Result<Secret> {
-    ring.active(now)?.sign(payload).map_err(Error::internal)
+fn sign(ring: &JwtKeys, payload: &str, now: Timestamp) -> Result<Secret> {
+    ring.active(now)?.key.sign(payload).map_err(Error::internal)
 }
 
 /// A key stays published for as long as this after it signed last: a token that lived longer would outlive it.

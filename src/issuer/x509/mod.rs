@@ -28,8 +28,7 @@ pub mod token_ca;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use aws_lc_rs::digest::{SHA256, digest};
-use rcgen::PublicKeyData as _;
+use rcgen::PublicKeyData;
 
 pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
 pub use crl::Crl;
@@ -110,7 +109,7 @@ impl X509Issuer {
         let spec = x509_role(ask.role)?;
         let authority = self.authority(&spec.ca)?;
         let living = living_serials(earlier, &spec.ca, now)?;
-        let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
+        let (key, next_key) = key_of(spec, input, earlier)?;
         let validity = authority.validity(now, ask.expires_at)?;
         let serial = Serial::of_lease(ask.lease, ask.generation, clock::random());
         let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
@@ -118,12 +117,7 @@ impl X509Issuer {
         let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
         Ok(Minted {
             expires_at: plan.not_after,
-            handle: Handle::X509 {
-                ca: spec.ca.clone(),
-                serials: living.into_iter().chain([newest]).collect(),
-                tbs: leaf.tbs,
-                next_key: None,
-            },
+            handle: Handle::X509 { ca: spec.ca.clone(), serials: living.into_iter().chain([newest]).collect(), tbs: leaf.tbs, next_key },
             credential: credential(authority, leaf.der, &plan),
             reach: Reach::Crl,
         })
@@ -162,6 +156,13 @@ impl X509Issuer {
         Ok(credential(authority, leaf.der, &plan))
     }
 
+    /// The key of a request that is given ahead, as a lease keeps it: SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) in hex. Its holder
+    /// has signed it, and the role takes keys of its type.
+    pub fn key_ahead(&self, role: &Role, csr_der: &[u8]) -> Result<String> {
+        let key = ParsedCsr::parse(csr_der)?.verify(&x509_role(role)?.key_types)?;
+        Ok(hex::encode(&key.subject_public_key_info()))
+    }
+
     fn authority(&self, ca: &CaName) -> Result<&Authority> {
         let authority = self.authorities.get(ca).map(|authority| &**authority);
         authority.ok_or_else(|| Error::internal(format_args!("there is no CA {ca}, and a role names it")))
@@ -175,13 +176,17 @@ fn x509_role(role: &Role) -> Result<&X509Role> {
     }
 }
 
-/// Names the public key of a CSR, after its self-signature held: the same for every CSR for that key. 64 hex digits.
-///
-/// # Errors
-/// `InvalidCsr`, also for a key of a type that the role does not take; `InvalidRequest` when there is no CSR.
-pub fn key_id(role: &Role, input: &Input) -> Result<String> {
-    let key = ParsedCsr::parse(csr_of(input)?)?.verify(&x509_role(role)?.key_types)?;
-    Ok(hex::encode(digest(&SHA256, &key.subject_public_key_info()).as_ref()))
+/// The key that a certificate is for, and the one that is left for the certificate after it: a request that comes now goes first, else the
+/// key that was given ahead is used up.
+fn key_of(spec: &X509Role, input: &Input, earlier: Option<&Handle>) -> Result<(SubjectKey, Option<String>)> {
+    let ahead = match earlier {
+        Some(Handle::X509 { next_key, .. }) => next_key.as_ref(),
+        _ => None,
+    };
+    match (input, ahead) {
+        (Input::Jwt { .. } | Input::None, Some(ahead)) => Ok((SubjectKey::given_ahead(ahead, &spec.key_types)?, None)),
+        _ => Ok((ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?, ahead.cloned())),
+    }
 }
 
 fn csr_of(input: &Input) -> Result<&[u8]> {

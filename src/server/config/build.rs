@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     aws::AwsSection,
     file::{At, Reader, read_bounded},
+    keys::KeysSection,
     limits::Limits,
     oidc::OidcSection,
     registry::{CallersCas, RegistrySection},
@@ -33,6 +34,7 @@ use crate::{
         registry::RegistryIssuer,
         x509::{Authority, CaConfig, FileKey, X509Issuer},
     },
+    keys::FileKek,
     model::{
         SignedDuration,
         catalog::Catalog,
@@ -67,6 +69,7 @@ pub(super) struct Draft {
     pub aws: Vec<At<AwsSection>>,
     pub registries: Vec<At<RegistrySection>>,
     pub oidc: Option<At<OidcSection>>,
+    pub keys: Option<At<KeysSection>>,
 }
 
 /// What was configured before the roles that name it.
@@ -115,6 +118,10 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where HTTP listens over TLS. The token endpoint of registries is there, and not at `http`, when it is given.
     pub https: Option<SocketAddr>,
+    /// Where the admin socket is; none without one.
+    pub admin: Option<PathBuf>,
+    /// What seals the service's keys; none where it keeps none.
+    pub wrapper: Option<Arc<FileKek>>,
     /// The server's certificate chain, PEM.
     pub certificate: Vec<u8>,
     /// Its key, PEM.
@@ -154,7 +161,8 @@ impl Reader {
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
         let issuers = self.issuers(&draft.issuers, &mut warnings);
         self.own_tokens(draft.oidc.as_ref(), &issuers, &draft.issuers, &mut warnings);
-        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles)));
+        let wrapper = self.wrapper(draft.keys.as_ref());
+        let jwt = Arc::new(self.oidc(draft.oidc.as_ref(), jwt_claims(&draft.roles), draft.seen.contains("keys")));
         let trusted = trust_domains.iter().map(|(domain, _)| (&domain.name, domain.ca_pem.as_slice())).collect();
         let registries = self.registries(&draft.registries, &CallersCas { own: &cas, trusted });
         let signs_jwts = draft.oidc.is_some();
@@ -170,6 +178,7 @@ impl Reader {
         let audit = draft.audit.take().map(|audit| self.audit(&audit));
         let server = draft.server.take();
         let pair = server.as_ref().and_then(|server| self.pair(server));
+        let admin = server.as_ref().and_then(|At { line, value }| self.admin(*line, value.admin.as_ref()));
         let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), true) =
             (server, pair, store, audit, book, self.faults.is_empty())
         else {
@@ -181,6 +190,8 @@ impl Reader {
             grpc: server.value.grpc,
             http: server.value.http,
             https: server.value.https,
+            admin,
+            wrapper,
             certificate,
             key,
             limits,

@@ -77,6 +77,7 @@ impl Reader {
                 "aws" => draft.aws = self.list("aws", value),
                 "registry" => draft.registries = self.list("registry", value),
                 "oidc" => draft.oidc = self.section(value),
+                "keys" => draft.keys = self.section(value),
                 unknown => self.unknown_section(unknown, offset),
             }
         }
@@ -84,8 +85,22 @@ impl Reader {
     }
 
     fn unknown_section(&mut self, name: &str, offset: usize) {
-        const KNOWN: [&str; 13] =
-            ["server", "log", "store", "audit", "policy", "ca", "trust_domain", "issuer", "tenant", "role", "aws", "registry", "oidc"];
+        const KNOWN: [&str; 14] = [
+            "server",
+            "log",
+            "store",
+            "audit",
+            "policy",
+            "ca",
+            "trust_domain",
+            "issuer",
+            "tenant",
+            "role",
+            "aws",
+            "registry",
+            "oidc",
+            "keys",
+        ];
         let hint = nearest(name, KNOWN).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         let fault = Fault::at(&self.file, &self.text, offset, format!("unknown key {name}{hint}"));
         self.faults.push(fault);

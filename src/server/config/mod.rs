@@ -5,6 +5,7 @@ mod build;
 mod catalog;
 mod file;
 mod issuers;
+mod keys;
 mod limits;
 mod oidc;
 mod registry;
@@ -15,6 +16,7 @@ mod watched;
 
 pub use build::{Config, StoreConfig};
 pub use file::load;
+pub use keys::{MAX_SOCKET_PATH, admin_socket};
 pub use limits::Limits;
 pub(super) use limits::std_duration;
 pub use sections::LogFormat;

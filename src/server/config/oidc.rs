@@ -1,6 +1,6 @@
 //! `[oidc]`: this service as an issuer of JWTs.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -11,9 +11,10 @@ use super::{
 use crate::{
     authn::oidc::IssuerConfig,
     issuer::jwt::{
-        JwtConfig, JwtIssuer, KeyRing, KeyRingOptions, SigningAlgorithm,
-        ring::{DEFAULT_PUBLISH_AHEAD, DEFAULT_ROTATE_EVERY},
+        JwtConfig, JwtIssuer, JwtKeyMaker, SigningAlgorithm,
+        maker::{DEFAULT_PUBLISH_AHEAD, DEFAULT_ROTATE_EVERY},
     },
+    keys::{Schedule, schedule::ROTATE_EVERY},
     model::{SignedDuration, fault::Fault},
 };
 
@@ -22,8 +23,6 @@ use crate::{
 pub(super) struct OidcSection {
     /// The `iss` of tokens, and the base of discovery.
     pub issuer: String,
-    /// The directory of the keys, which this service makes and deletes by itself.
-    pub keys: PathBuf,
     #[serde(default)]
     pub algorithm: SigningAlgorithm,
     #[serde(default = "default_rotate_every")]
@@ -41,26 +40,17 @@ fn default_publish_ahead() -> SignedDuration {
 }
 
 impl Reader {
-    /// The issuer of JWTs; one that refuses where there is no section, or a faulty one. The keys are read and none is made: `check` changes
-    /// nothing. A ring over the same files is the same ring, so that a reload needs nothing of the one before.
-    pub(super) fn oidc(&mut self, section: Option<&At<OidcSection>>, claims: Vec<String>) -> JwtIssuer {
+    /// The issuer of JWTs; one that refuses where there is no section, or a faulty one. Its keys are not looked at: they lie in the store.
+    /// `sealed` says whether there is a `[keys]` that seals them there.
+    pub(super) fn oidc(&mut self, section: Option<&At<OidcSection>>, claims: Vec<String>, sealed: bool) -> JwtIssuer {
         let Some(At { line, value }) = section else { return JwtIssuer::default() };
-        let options = KeyRingOptions {
-            dir: self.path(&value.keys),
-            algorithm: value.algorithm,
-            rotate_every: value.rotate_every,
-            publish_ahead: value.publish_ahead,
-        };
-        for fault in options.faults() {
+        let schedule = Schedule { every: value.rotate_every, publish_ahead: value.publish_ahead };
+        for fault in schedule.faults("rotate_every", ROTATE_EVERY) {
             self.fault(*line, format!("oidc: {fault}"));
         }
-        if !options.dir.parent().is_some_and(Path::is_dir) {
-            self.fault(*line, format!("oidc: keys: there is no directory in which {} could be made", options.dir.display()));
-        }
-        let made = KeyRing::open(options, self.now)
-            .map_err(|fault| format!("keys: {fault}"))
-            .and_then(|ring| JwtIssuer::new(JwtConfig { issuer: value.issuer.clone(), ring, claims }));
-        made.unwrap_or_else(|fault| {
+        self.needs_wrapper(*line, "oidc", sealed);
+        let ring = Arc::new(JwtKeyMaker::ring(value.algorithm, schedule));
+        JwtIssuer::new(JwtConfig { issuer: value.issuer.clone(), ring, claims }).unwrap_or_else(|fault| {
             self.fault(*line, format!("oidc: {fault}"));
             JwtIssuer::default()
         })

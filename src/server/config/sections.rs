@@ -23,6 +23,9 @@ pub(super) struct ServerSection {
     pub https: Option<SocketAddr>,
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// The admin socket.
+    #[serde(default)]
+    pub admin: Option<PathBuf>,
 }
 
 /// `[log]`

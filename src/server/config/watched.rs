@@ -37,7 +37,9 @@ impl Reader {
         let issuers = draft.issuers.iter().filter_map(|at| at.value.ca.as_ref());
         let registries = draft.registries.iter().flat_map(|at| [&at.value.certificate, &at.value.key]);
         let policy = draft.policy.iter().map(|at| &at.value.file);
-        let named = server.chain(cas).chain(domains).chain(issuers).chain(registries).chain(policy).map(|path| self.path(path));
+        let wrapping = draft.keys.iter().flat_map(|at| &at.value.wrapping_keys);
+        let named =
+            server.chain(cas).chain(domains).chain(issuers).chain(registries).chain(wrapping).chain(policy).map(|path| self.path(path));
         let files: BTreeSet<PathBuf> = named.chain([PathBuf::from(&self.file)]).collect();
         Watched { files: files.into_iter().collect(), at_start: at_start(draft, root_crls) }
     }
@@ -47,12 +49,14 @@ impl Reader {
 fn at_start(draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> BTreeMap<&'static str, String> {
     let addresses = draft.server.as_ref().map(|at| format!("{} {}", at.value.grpc, at.value.http));
     let https = draft.server.as_ref().map(|at| format!("{:?}", at.value.https));
+    let admin = draft.server.as_ref().map(|at| format!("{:?}", at.value.admin));
     let limits = draft.limits.as_ref().map(|at| at.value.clone()).unwrap_or_default();
     let log = draft.log.as_ref().map_or_else(|| format!("{:?}", super::sections::LogSection::default()), |at| format!("{:?}", at.value));
     let crls: Vec<_> = root_crls.iter().map(|(name, der)| format!("{name} {:?}", digest(&SHA256, der))).collect();
     BTreeMap::from([
         ("server.grpc, server.http", addresses.unwrap_or_default()),
         ("server.https", https.unwrap_or_default()),
+        ("server.admin", admin.unwrap_or_default()),
         ("server.limits", format!("{limits:?}")),
         ("log", log),
         ("store", draft.store.as_ref().map(|at| format!("{:?}", at.value)).unwrap_or_default()),

@@ -5,7 +5,10 @@ use std::{fs, net::SocketAddr, path::Path};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use super::{DEFAULT_GRPC, DEFAULT_HTTP, DevOptions, at};
-use crate::model::error::{Code, Error, Result};
+use crate::{
+    model::error::{Code, Error, Result},
+    server::config::MAX_SOCKET_PATH,
+};
 
 const TEMPLATE: &str = include_str!("daypass.toml");
 
@@ -14,6 +17,13 @@ pub(super) fn write(dir: &Path, options: &DevOptions) -> Result<SocketAddr> {
     let path = dir.join("daypass.toml");
     let before = if path.exists() { Some(fs::read_to_string(&path).map_err(|error| at(&path, &error))?) } else { None };
     let mut document: DocumentMut = before.as_deref().unwrap_or(TEMPLATE).parse().map_err(|error| refuse(&path, &error))?;
+    keep_keys_in_store(&mut document);
+    if dir.join("admin.sock").as_os_str().len() > MAX_SOCKET_PATH
+        && let Some(server) = document.get_mut("server").and_then(Item::as_table_mut)
+    {
+        // The world is as good without it.
+        server.remove("admin");
+    }
     if before.is_none() {
         set_addresses(&mut document, DEFAULT_GRPC, DEFAULT_HTTP);
     }
@@ -41,6 +51,16 @@ fn refuse(path: &Path, error: &dyn std::fmt::Display) -> Error {
 fn set_addresses(document: &mut DocumentMut, grpc: &str, http: &str) {
     document["server"]["grpc"] = value(grpc);
     set_http(document, http);
+}
+
+/// A file from before keys were kept in the store names a directory for them, which nothing reads any more.
+fn keep_keys_in_store(document: &mut DocumentMut) {
+    let of_directory = document.get_mut("oidc").and_then(Item::as_table_mut).and_then(|oidc| oidc.remove("keys"));
+    if of_directory.is_some() && !document.contains_key("keys") {
+        let mut keys = Table::new();
+        keys["wrapping_keys"] = value(Array::from_iter(["wrap.key"]));
+        document["keys"] = Item::Table(keys);
+    }
 }
 
 /// The HTTP address stands in the CRL's URL too, and so in every certificate; and it is the issuer of JWTs, where there is one: a file that

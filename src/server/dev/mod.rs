@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     clock::{Clock, SystemClock},
+    keys::FileKek,
     model::error::{Error, Result},
 };
 
@@ -79,6 +80,7 @@ fn prepare(options: &DevOptions) -> Result<PathBuf> {
     world::make(&dir, http, SystemClock.now())?;
     issuer::make(&dir)?;
     registry::make(&dir, http, SystemClock.now())?;
+    write_new(&dir.join("wrap.key"), FileKek::generate().as_bytes(), 0o600)?;
     write_new(&dir.join("policy.cedar"), include_bytes!("policy.cedar"), 0o644)?;
     Ok(dir)
 }
@@ -153,6 +155,10 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, aws_endpoint: Option<&s
     println!("A JWT of this service, and who verifies it: http://{http}/.well-known/openid-configuration");
     println!();
     println!("  daypass issue federate -o json");
+    println!();
+    println!("The service's own keys:");
+    println!();
+    println!("  daypassd ca show --config {}", quoted(&dir.join("daypass.toml").display().to_string()));
     println!();
     if let Some(endpoint) = aws_endpoint {
         println!("An AWS session, for a command and as long as it runs:");

@@ -159,7 +159,7 @@ pub(super) fn measure(method: &'static str, begun: Instant, refusal: Option<&Sta
     metrics::histogram!("daypass_request_seconds", "method" => method).record(begun.elapsed());
 }
 
-pub(super) fn with_call_id<U>(answer: Result<U, Status>, call_id: &str) -> Result<Response<U>, Status> {
+pub(in crate::server) fn with_call_id<U>(answer: Result<U, Status>, call_id: &str) -> Result<Response<U>, Status> {
     let id = AsciiMetadataValue::try_from(call_id);
     match (answer, id) {
         (Ok(body), Ok(id)) => {

@@ -17,8 +17,8 @@ use tonic::transport::{Server, server::Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub(super) use convert::outcome;
-pub(super) use edge::{CALL_ID, Edge};
-pub(super) use status::grpc_code;
+pub(super) use edge::{CALL_ID, Edge, with_call_id};
+pub(super) use status::{grpc_code, status};
 pub(super) use streams::Streams;
 
 use super::{

@@ -9,7 +9,7 @@ use crate::model::error::{Code, Error};
 const DOMAIN: &str = "daypass";
 
 /// The status for a caller: its public text, and the stable reason as `google.rpc.ErrorInfo`. The internal text goes to the log.
-pub(super) fn status(error: &Error, call_id: &str) -> Status {
+pub(in crate::server) fn status(error: &Error, call_id: &str) -> Status {
     if !error.code().is_refusal() {
         tracing::error!(call_id, error = %error, "a request failed");
     } else if let Some(cause) = error.cause() {

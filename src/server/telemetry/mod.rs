@@ -62,13 +62,18 @@ fn describe() {
     metrics::describe_gauge!("daypass_live_leases", "Leases that are pending, active or revoking");
     metrics::describe_gauge!("daypass_sweep_lag_seconds", "How late the sweep is: the age of the oldest lease that is due");
     metrics::describe_counter!("daypass_swept_total", "Leases that the sweep took off, by what became of them");
+    metrics::describe_gauge!("daypass_watches", "Streams of watched leases at this server");
+    metrics::describe_gauge!("daypass_rotation_lag_seconds", "How late the rotation is: how long ago the oldest one that waits was due");
+    metrics::describe_counter!("daypass_rotations_total", "Rotations of watched leases, by outcome");
+    metrics::describe_counter!("daypass_clones_total", "Older generations that were shown than had been acknowledged, by role");
     metrics::describe_gauge!("daypass_open_leases", "Leases of failed calls that wait to be closed");
     metrics::describe_gauge!("daypass_audit_waiting", "Events that wait to become durable");
     metrics::describe_gauge!("daypass_audit_lag_seconds", "How long the oldest of them has waited");
     metrics::describe_gauge!("daypass_audit_up", "1 when the audit log can be written, else 0");
     metrics::describe_gauge!("daypass_jwks_age_seconds", "Age of an issuer's keys; absent until they were fetched");
     metrics::describe_gauge!("daypass_crl_number", "Number of the CRL as published, by CA");
-    metrics::describe_gauge!("daypass_signing_keys_up", "1 when the directory of the keys that sign JWTs can be read and written, else 0");
+    metrics::describe_gauge!("daypass_keys_up", "By ring: 1 when its keys can be read and kept and one of them signs, else 0");
+    metrics::describe_gauge!("daypass_keys", "Keys of the service, by ring and state (prepared, active, retired)");
     metrics::describe_gauge!(
         "daypass_deny_list_up",
         "1 when the IAM role denies what was revoked, 0 when that could not be read or written"

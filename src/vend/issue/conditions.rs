@@ -60,7 +60,7 @@ fn request_key(identity: &Identity, id: &RequestId) -> [u8; 16] {
     digest([tenant, subject, id.as_str().as_bytes()])
 }
 
-fn digest(parts: [&[u8]; 3]) -> [u8; 16] {
+pub(super) fn digest(parts: [&[u8]; 3]) -> [u8; 16] {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());

@@ -1,16 +1,17 @@
 //! Issue a first identity for a code: as any other credential that is made here, but that no policy is asked again, that its holder is who
 //! the certificate shows, and that the code is used up in the step that stores the lease.
 
-use super::{Granted, Issued, NotIssued, Order};
+use super::{Granted, Issued, NotIssued, Order, conditions::digest};
 use crate::{
     clock,
-    issuer::x509::key_id,
     model::{
         error::{Code, Error, Result},
+        hex,
         lease::LeaseId,
         request::{Input, IssueRequest, RequestId},
     },
-    vend::{Call, Vend, defect, enroll::refused, record::About},
+    policy::Grant,
+    vend::{Call, Rules, Vend, defect, enroll::refused, record::About},
 };
 
 impl Vend {
@@ -27,7 +28,7 @@ impl Vend {
             Ok(grant) => grant,
             Err(denial) => return Err(self.denied(call, about, *denial, now).await),
         };
-        let request = match request(&grant, role, input) {
+        let request = match request(&rules, &grant, input) {
             Ok(request) => request,
             Err(error) => return Err(self.ended(call, about, error, now).await),
         };
@@ -47,7 +48,12 @@ impl Vend {
 }
 
 /// The request is the same one when its key is: a signature, and with it a CSR, comes out another way each time.
-fn request(grant: &crate::policy::Grant, role: &crate::model::name::RoleName, input: Input) -> Result<IssueRequest> {
-    let request_id = RequestId::try_from(key_id(grant.role(), &input)?).map_err(Error::internal)?;
-    Ok(IssueRequest { role: role.clone(), ttl: None, request_id: Some(request_id), input })
+fn request(rules: &Rules, grant: &Grant, input: Input) -> Result<IssueRequest> {
+    let Input::X509 { csr_der } = &input else {
+        return Err(Error::new(Code::InvalidRequest, "a first identity is a certificate; send a PKCS #10 request (CSR)"));
+    };
+    let key = rules.issuers.x509.key_ahead(grant.role(), csr_der)?;
+    let id = hex::encode(&digest([b"enrollment-key", key.as_bytes(), b""]));
+    let request_id = RequestId::try_from(id).map_err(Error::internal)?;
+    Ok(IssueRequest { role: grant.role().name.clone(), ttl: None, request_id: Some(request_id), input })
 }

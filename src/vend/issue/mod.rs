@@ -84,6 +84,7 @@ impl<'a> Granted<'a> {
             revoked_at: None,
             handle,
             renewed_at: None,
+            held_until: None,
             acknowledged: 0,
             claim: None,
             enrolled: identity.enrolled().is_some(),

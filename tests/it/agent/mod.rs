@@ -1,1 +1,6 @@
 //! The agent: real Envoy, SPIFFE libraries, nginx and SDKs against it.
+
+mod aws;
+mod sds;
+mod socket_world;
+mod workload;

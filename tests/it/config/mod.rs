@@ -3,7 +3,7 @@
 mod registry;
 mod reload;
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use daypass::{
@@ -11,6 +11,7 @@ use daypass::{
         Authority, CaConfig, DEFAULT_CRL_LIFE, San,
         bootstrap::{self, Made},
     },
+    keys::FileKek,
     model::{SignedDuration, Timestamp},
     server::config,
 };
@@ -45,6 +46,8 @@ pub fn etc() -> tempfile::TempDir {
     for (name, content) in files {
         fs::write(dir.path().join(name), content).unwrap();
     }
+    let mut wrapping = fs::File::options().write(true).create_new(true).mode(0o600).open(dir.path().join("wrap.key")).unwrap();
+    wrapping.write_all(FileKek::generate().as_bytes()).unwrap();
     dir
 }
 

@@ -15,6 +15,7 @@ use super::{
     token,
     world::{Caller, Given, World},
 };
+use crate::keys::in_the_clear;
 use crate::support::{
     parts::{
         ministack::{MiniStack, allow, policy},
@@ -185,9 +186,19 @@ fn vend_jwts(world: &World, canaries: &mut Canaries) {
         }
         assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &lease]).code, 0);
     }
-    let keys = files(&world.file("keys"));
+    let keys = in_the_clear(world.dir(), "jwt");
     assert!(!keys.is_empty(), "JWTs are signed by something");
-    keys.iter().for_each(|key| canaries.key(key));
+    for key in &keys {
+        canaries.add("a key that signs JWTs", key);
+        canaries.add("a key that signs JWTs, in base64", STANDARD.encode(key));
+        // RFC 5915 section 3: the private key is an OCTET STRING of 32 bytes.
+        let at = key.windows(2).position(|head| head == [0x04, 0x20]).unwrap() + 2;
+        canaries.add("the private half of a key that signs JWTs", &key[at..at + 32]);
+        canaries.add("the private half of a key that signs JWTs, as a JWK has it", URL_SAFE_NO_PAD.encode(&key[at..at + 32]));
+    }
+    let wrapping = world.read("wrap.key");
+    canaries.add("the wrapping key, in base64", wrapping.trim());
+    canaries.add("the wrapping key", STANDARD.decode(wrapping.trim()).unwrap());
 }
 
 fn trace(world: &mut World) {

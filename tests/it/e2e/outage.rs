@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::world::{Said, World};
+use crate::keys::admin::ca;
 use crate::support::{
     parts::{run, wait_until},
     redis::Redis,
@@ -125,6 +126,10 @@ fn a_full_disk() {
     unavailable(&world.cli(&operator, ["issue", "no-such-role", "-o", "json"]), "AUDIT_UNAVAILABLE");
     let readiness = world.wait_ready(false, RECOVERY);
     assert!(readiness.contains("the audit log cannot be written"), "{readiness}");
+    // An administrator does nothing that would not be on record.
+    let prepared = ca(&world, &["prepare", "jwt"]);
+    assert!(prepared.code == 6 && prepared.stderr.contains("AUDIT_UNAVAILABLE"), "{prepared:?}");
+    assert_eq!(ca(&world, &["show"]).keys().len(), 1);
 
     fs::remove_file(&filler).unwrap();
     world.wait_ready(true, RECOVERY);

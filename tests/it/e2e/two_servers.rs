@@ -16,20 +16,23 @@ use crate::support::{
 };
 
 /// A second server beside the world's own: the same CA, roles, policy and Redis; its own ports and audit log.
-pub(super) struct Second {
-    grpc: u16,
-    pub(super) http: u16,
+pub struct Second {
+    /// Where gRPC listens, on 127.0.0.1.
+    pub grpc: u16,
+    /// Where HTTP listens.
+    pub http: u16,
     _process: Process,
 }
 
 impl Second {
-    pub(super) fn start(world: &World) -> Self {
+    pub fn start(world: &World) -> Self {
         let (grpc, http) = (free_port(), free_port());
         let config = world.read("daypass.toml");
         let lines = config.lines().map(|line| match line.split_once('=').map(|(key, _)| key.trim()) {
             Some("grpc") => format!("grpc = \"127.0.0.1:{grpc}\""),
             Some("http") => format!("http = \"127.0.0.1:{http}\""),
             Some("dir") => "dir = \"audit-second\"".to_owned(),
+            Some("admin") => "admin = \"second.sock\"".to_owned(),
             _ => line.to_owned(),
         });
         let path = world.file("second.toml");
@@ -43,7 +46,7 @@ impl Second {
         second
     }
 
-    pub(super) fn cli(&self, world: &World, caller: &Caller, args: &[&str]) -> (Option<i32>, Value) {
+    pub fn cli(&self, world: &World, caller: &Caller, args: &[&str]) -> (Option<i32>, Value) {
         let mut command = world.command(caller);
         command.env("DAYPASS_ADDR", format!("127.0.0.1:{}", self.grpc));
         let ran = run(command.args(args));

@@ -4,7 +4,11 @@ use crate::config::{SAMPLE, etc, load};
 
 /// The sample with what it has commented out of this kind.
 fn sample() -> String {
-    format!("{SAMPLE}\n{}\n[[role]]\n{}", oidc(), commented("# name = \"federate\""))
+    format!("{SAMPLE}\n{}\n{}\n[[role]]\n{}", keys(), oidc(), commented("# name = \"federate\""))
+}
+
+fn keys() -> String {
+    commented("# [keys]")
 }
 
 fn oidc() -> String {
@@ -33,7 +37,6 @@ fn the_commented_sample_is_whole_and_shows_the_true_defaults() {
             .contains("\"claims_supported\":[\"iss\",\"sub\",\"aud\",\"exp\",\"nbf\",\"iat\",\"jti\",\"lease\",\"tenant\"]")
     );
     assert_eq!(jwt.discovery().unwrap().max_age, 1800);
-    assert!(!dir.path().join("keys").exists(), "a look at the configuration makes no key");
     // Without what shows a default nothing changes.
     let short: String = text
         .lines()
@@ -65,7 +68,7 @@ fn every_fault_is_told_at_load() {
         (issuer, "issuer = \"https://u@id.example.org\"".to_owned(), "holds a user"),
         (issuer, "issuer = \"id.example.org\"".to_owned(), "is no URL"),
         (issuer, format!("issuer = \"https://id.example.org/{}\"", "a".repeat(240)), "longer than 255"),
-        ("keys = \"/var/lib/daypass/keys\"", "keys = \"/var/lib/daypass/none/keys\"".to_owned(), "there is no directory in which"),
+        (issuer, format!("{issuer}\nkeys = \"/var/lib/daypass/keys\""), "unknown field"),
         ("algorithm = \"ES256\"", "algorithm = \"HS256\"".to_owned(), "HS256"),
         ("rotate_every = \"720h\"", "rotate_every = \"10m\"".to_owned(), "rotate_every is 1h to"),
         ("rotate_every = \"720h\"", "rotate_every = \"100m\"".to_owned(), "at least twice publish_ahead"),
@@ -145,14 +148,14 @@ fn a_service_that_takes_its_own_tokens_is_told_what_that_means() {
 }
 
 #[test]
-fn a_role_needs_the_section_and_sound_keys() {
+fn a_role_needs_the_section_and_that_needs_what_seals_its_keys() {
     let dir = etc();
     let text = sample();
     let without = text.replace(&oidc(), "");
     let faults = load(dir.path(), &without).err().unwrap();
     assert!(faults.iter().any(|fault| fault.contains("kind jwt needs [oidc]")), "{faults:#?}");
-    std::fs::create_dir(dir.path().join("keys")).unwrap();
-    std::fs::write(dir.path().join("keys/000001.pem"), "no key").unwrap();
-    let faults = load(dir.path(), &text).err().unwrap();
-    assert!(faults.iter().any(|fault| fault.contains("oidc: keys: ") && fault.contains("000001.pem")), "{faults:#?}");
+    let unsealed = text.replace(&keys(), "");
+    assert_ne!(unsealed, text);
+    let faults = load(dir.path(), &unsealed).err().unwrap();
+    assert!(faults.len() == 1 && faults[0].contains("oidc: its keys are stored, and sealed there"), "{faults:#?}");
 }

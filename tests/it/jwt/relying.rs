@@ -1,12 +1,9 @@
 //! Relying parties that are not ours, and one that is: tokens of a running service, verified through discovery over HTTP.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{ChildStdin, ChildStdout, Command, Stdio},
-    time::Duration,
 };
 
 use daypass::client::{
@@ -19,10 +16,9 @@ use serde_json::{Value, json};
 use super::world::parts;
 use crate::{
     e2e::world::{Caller, World},
-    support::parts::{Process, openssl::openssl_ok, tool, tools, wait_until},
+    keys::admin::ca,
+    support::parts::{Process, tool, tools},
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// jose, in a process of its own.
 struct RelyingParty {
@@ -76,23 +72,6 @@ async fn federate(world: &World, caller: &Caller) -> String {
     let issued = Client::new(settings).unwrap().issue(order).await.unwrap();
     let Credential::Jwt(jwt) = issued.credential else { panic!("no JWT") };
     jwt.token.expose().to_owned()
-}
-
-/// A key file as the service writes it, with times of the test's choice.
-fn write_key(dir: &Path, name: &str, published_at: i64, signs_from: i64) {
-    openssl_ok(dir, ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "new.key"]);
-    let key = fs::read_to_string(dir.join("new.key")).unwrap();
-    fs::remove_file(dir.join("new.key")).unwrap();
-    let time = |second| daypass::model::Timestamp::from_second(second).unwrap();
-    let text = format!("published-at: {}\nsigns-from: {}\n{key}", time(published_at), time(signs_from));
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(dir.join("beside")).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    fs::rename(dir.join("beside"), dir.join(name)).unwrap();
-}
-
-fn now() -> i64 {
-    use daypass::clock::{Clock, SystemClock};
-    SystemClock.now().as_second()
 }
 
 fn kid(token: &str) -> String {
@@ -180,62 +159,23 @@ fn without_federate(policy: &str) -> String {
 #[tokio::test]
 async fn keys_rotate_under_a_relying_party_with_a_cached_key_set() {
     let (world, mut jose) = (World::start(), RelyingParty::start());
-    let (issuer, keys) = (issuer(&world), world.file("keys"));
-    // Published long enough ago, and about to sign.
-    let turn = now() + 15;
-    write_key(&keys, "000002.pem", turn - 3700, turn);
-    wait_until(PATIENCE, "the key is published", || {
-        (String::from_utf8_lossy(&world.fetch("/jwks.json")).matches("\"kid\"").count() == 2).then_some(())
-    });
+    let issuer = issuer(&world);
+    assert_eq!(ca(&world, &["prepare", "jwt"]).code, 0);
     let old = federate(&world, &world.operator()).await;
-    assert!(now() < turn, "this machine is too slow for the test");
+    // It fetches the key set once, and that has both keys.
     let first = jose.verify(&issuer, "demo", &old);
-    let mut seen = vec![kid(&old)];
-    while seen.len() < 2 {
-        let token = federate(&world, &world.operator()).await;
-        let verified = jose.verify(&issuer, "demo", &token);
-        assert_eq!((&verified["claims"]["sub"], &verified["fetched"]), (&json!("tenant:platform"), &json!(1)), "{verified}");
-        if !seen.contains(&kid(&token)) {
-            assert!(now() >= turn);
-            seen.push(kid(&token));
-        }
-        assert!(now() < turn + 20, "the new key does not sign");
-        // A caller has a bounded number of live leases.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     assert_eq!(first["fetched"], 1);
+    assert_eq!(ca(&world, &["activate", "jwt", "--force"]).code, 0);
+    let new = federate(&world, &world.operator()).await;
+    assert_ne!(kid(&new), kid(&old));
+    let verified = jose.verify(&issuer, "demo", &new);
+    assert_eq!((&verified["claims"]["sub"], &verified["fetched"]), (&json!("tenant:platform"), &json!(1)), "{verified}");
     assert_eq!(jose.verify(&issuer, "demo", &old)["claims"], first["claims"], "a token of the retired key");
-    // Long dead, it goes with the next pass.
-    fs::remove_file(keys.join("000001.pem")).unwrap();
-    write_key(&keys, "000001.pem", turn - 90_000_000, turn - 90_000_000);
-    write_key(&keys, "000003.pem", turn - 80_000_000, turn - 80_000_000);
-    wait_until(PATIENCE, "the dead key is deleted", || (!keys.join("000001.pem").exists()).then_some(()));
-    assert!(keys.join("000002.pem").exists());
-}
-
-#[tokio::test]
-async fn a_second_server_shares_the_keys() {
-    let (one, two) = (World::start(), World::start());
-    let (mut jose, issuer) = (RelyingParty::start(), issuer(&one));
-    let shared = one.file("keys").display().to_string();
-    two.reconfigure(|two| {
-        two.edit("daypass.toml", &format!("issuer = \"http://127.0.0.1:{}\"", two.http), &format!("issuer = \"{issuer}\""));
-        two.edit("daypass.toml", "keys = \"keys\"", &format!("keys = {shared:?}"));
-    });
-    let token = federate(&two, &two.operator()).await;
-    assert_eq!(kid(&token), kid(&federate(&one, &one.operator()).await));
-    assert_eq!(jose.verify(&issuer, "demo", &token)["claims"]["iss"], issuer);
-    // A key that one of them publishes is published by the other, too, and neither signs with it yet.
-    write_key(&one.file("keys"), "000002.pem", now(), now() + 3700);
-    for world in [&one, &two] {
-        let keys = wait_until(PATIENCE, "the key is published", || {
-            let keys: Value = serde_json::from_slice(&world.fetch("/jwks.json")).unwrap();
-            (keys["keys"].as_array().unwrap().len() == 2).then_some(keys)
-        });
-        assert_eq!(keys["keys"][0]["kid"], kid(&token));
-        assert_eq!(kid(&federate(world, &world.operator()).await), kid(&token));
-    }
-    assert_eq!(fs::read_dir(one.file("keys")).unwrap().count(), 2, "each makes its own keys beside the other's");
+    // Whoever fetches the set now still has the retired key, until it is taken out.
+    assert_eq!(RelyingParty::start().verify(&issuer, "demo", &old)["claims"], first["claims"]);
+    assert_eq!(ca(&world, &["retire", "jwt-1"]).code, 0);
+    assert_eq!(RelyingParty::start().verify(&issuer, "demo", &old)["refused"], "ERR_JWKS_NO_MATCHING_KEY");
+    assert_eq!(RelyingParty::start().verify(&issuer, "demo", &new)["claims"], verified["claims"]);
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -13,9 +12,10 @@ use daypass::{
     clock::Clock,
     issuer::{
         Issuers,
-        jwt::{JwtConfig, JwtIssuer, KeyRing, KeyRingOptions},
+        jwt::{JwtConfig, JwtIssuer, JwtKeyMaker, SigningAlgorithm, maker::DEFAULT_SCHEDULE},
         x509::X509Issuer,
     },
+    keys::{Ring, Vault},
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
@@ -34,6 +34,8 @@ use daypass::{
     vend::{Call, Issued, Origin, Rules, Vend},
 };
 use serde_json::Value;
+
+use crate::keys::{block_on, entries, vault};
 
 pub const ISSUER: &str = "https://id.example.org/ci";
 
@@ -58,6 +60,7 @@ pub struct World {
     pub dir: tempfile::TempDir,
     store: Arc<dyn LeaseStore>,
     clock: Arc<ManualClock>,
+    vault: Vault,
 }
 
 impl World {
@@ -67,10 +70,11 @@ impl World {
         let store: Arc<dyn LeaseStore> =
             Arc::new(EmbeddedStore::open(&dir.path().join("leases.db"), SignedDuration::from_hours(1)).unwrap());
         let log = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join("audit"))).unwrap());
-        let rules = rules(dir.path(), roles(), clock.now());
-        rules.issuers.jwt.ring().unwrap().rotate(clock.now()).unwrap();
+        let rules = rules(roles());
+        let vault = vault(&entries(&dir.path().join("keys.db")), 1, &[1]);
+        block_on(rules.issuers.jwt.ring().unwrap().rotate(&vault, clock.now())).unwrap();
         let vend = Arc::new(Vend::new(store.clone(), log, clock.clone(), rules));
-        Self { vend, dir, store, clock }
+        Self { vend, dir, store, clock, vault }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -81,8 +85,8 @@ impl World {
     pub fn forward(&self, span: SignedDuration) {
         self.forward_without_pass(span);
         let rules = self.vend.rules();
-        rules.issuers.jwt.ring().unwrap().rotate(self.now()).unwrap();
-        rules.issuers.jwt.ring().unwrap().prune(self.now()).unwrap();
+        let ring = rules.issuers.jwt.ring().unwrap();
+        block_on(async { ring.rotate(&self.vault, self.now()).await.unwrap() });
     }
 
     pub fn forward_without_pass(&self, span: SignedDuration) {
@@ -91,7 +95,9 @@ impl World {
 
     /// Another configuration, as a reload brings it.
     pub fn replace_roles(&self, roles: Vec<Role>) {
-        self.vend.replace_rules(rules(self.dir.path(), roles, self.now()));
+        let rules = rules(roles);
+        rules.issuers.take_over_rings(&self.vend.rules().issuers);
+        self.vend.replace_rules(rules);
     }
 
     pub async fn issue(&self, call: &Call, role: &str, input: Input, request_id: Option<&str>) -> Result<Issued> {
@@ -100,7 +106,7 @@ impl World {
     }
 
     pub async fn renew(&self, call: &Call, id: LeaseId, input: Input) -> Result<Issued> {
-        self.vend.renew(call, id, None, input).await
+        self.vend.renew(call, daypass::vend::Renewal { lease: id, generation: None, ttl: None, input }).await
     }
 
     pub async fn leases(&self) -> Vec<Lease> {
@@ -136,17 +142,13 @@ pub fn audience(audience: &str) -> Input {
     Input::Jwt { audience: audience.to_owned() }
 }
 
-pub fn options(dir: &Path) -> KeyRingOptions {
-    KeyRingOptions::new(dir.join("keys"))
-}
-
-pub fn issuer(dir: &Path, now: Timestamp) -> JwtIssuer {
-    let ring = KeyRing::open(options(dir), now).unwrap();
+fn issuer() -> JwtIssuer {
+    let ring = Arc::new(JwtKeyMaker::ring(SigningAlgorithm::Es256, DEFAULT_SCHEDULE));
     JwtIssuer::new(JwtConfig { issuer: ISSUER.to_owned(), ring, claims: vec!["repository".to_owned()] }).unwrap()
 }
 
-fn rules(dir: &Path, roles: Vec<Role>, now: Timestamp) -> Rules {
-    let issuers = Issuers { jwt: Arc::new(issuer(dir, now)), ..Issuers::only_x509(X509Issuer::new(BTreeMap::new())) };
+fn rules(roles: Vec<Role>) -> Rules {
+    let issuers = Issuers { jwt: Arc::new(issuer()), ..Issuers::only_x509(X509Issuer::new(BTreeMap::new())) };
     let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog(roles)), "test").unwrap();
     Rules { book, issuers }
 }

@@ -5,15 +5,12 @@ use std::{
     sync::LazyLock,
 };
 
-use daypass::{
-    issuer::x509::Ask,
-    model::{
-        SignedDuration, Timestamp,
-        error::Code,
-        request::Input,
-        role::{ExtKeyUsage, KeyType, X509Role},
-        template::Template,
-    },
+use daypass::model::{
+    SignedDuration, Timestamp,
+    error::Code,
+    request::Input,
+    role::{ExtKeyUsage, KeyType, X509Role},
+    template::Template,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use rcgen::{KeyPair, PublicKeyData};
@@ -85,7 +82,7 @@ proptest! {
         let (key_type, pair, csr) = &KEYS[key];
         let at = now() + SignedDuration::from_secs(at);
         let expires_at = Timestamp::from_second((at + SignedDuration::from_secs(ttl)).as_second()).unwrap();
-        let ask = Ask { role: &role, identity: &identity, expires_at };
+        let ask = ask(&role, &identity, expires_at);
         match WORLD.issuer.issue(ask, &Input::X509 { csr_der: csr.clone() }, None, at) {
             Err(error) => prop_assert!(matches!(error.code(), Code::InvalidCsr | Code::ClaimNotUsable | Code::Internal), "{}", error),
             Ok(minted) => {

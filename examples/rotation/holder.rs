@@ -42,8 +42,13 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const ACK_TRIES: usize = 10;
 
-/// The longest pause before a lease is taken up elsewhere. Each holder draws its own below it.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause before a lease is taken up elsewhere: this part of its credential's life, and this at least. Each holder draws its
+/// own below it, so that those of a dead server do not all come to the next one at once.
+const PAUSE_PART: u32 = 40;
+const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Between two tries of what was refused or not answered.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// All holders.
 pub struct Fleet {
@@ -173,12 +178,12 @@ impl Holder {
                 End::Over => return Ok(()),
                 End::Lost(lost, why) => {
                     *self.shared.tally().lost_streams.entry(why).or_default() += 1;
-                    tokio::time::sleep(MAX_PAUSE.mul_f64(f64::from(u16::from_be_bytes(clock::random())) / 65_536.0)).await;
+                    tokio::time::sleep(self.pause()).await;
                     line = self.shared.lines.get_anew(self.number, &lost).await?;
                 }
                 End::Wrong(why) => {
                     self.shared.tally().wrong(self.number, why);
-                    tokio::time::sleep(MAX_PAUSE).await;
+                    tokio::time::sleep(RETRY).await;
                     line = self.shared.lines.get(self.number).await;
                 }
             }
@@ -235,6 +240,11 @@ impl Holder {
                 input: Some(held_lease::Input::X509(input(first_key))),
             }),
         }
+    }
+
+    fn pause(&self) -> Duration {
+        let drawn = f64::from(u16::from_be_bytes(clock::random())) / 65_536.0;
+        (self.shared.life / PAUSE_PART).max(SHORTEST_PAUSE).mul_f64(drawn)
     }
 
     fn life(&self) -> Option<prost_types::Duration> {
@@ -294,7 +304,7 @@ impl Holder {
                 }
                 Err(_) => why = "no answer".to_owned(),
             }
-            tokio::time::sleep(MAX_PAUSE / 4).await;
+            tokio::time::sleep(RETRY).await;
         }
         self.shared.tally().wrong(self.number, format!("acknowledging generation {generation}: {why}"));
         Ok(())

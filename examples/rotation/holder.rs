@@ -43,9 +43,11 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const ACK_TRIES: usize = 10;
 
 /// The longest pause before a lease is taken up elsewhere: this part of its credential's life, and this at least. Each holder draws its
-/// own below it, so that those of a dead server do not all come to the next one at once.
+/// own below it, so that those of a dead server do not all come to the next one at once; it doubles with each stream that fails at once,
+/// a few times.
 const PAUSE_PART: u32 = 40;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
+const DOUBLINGS: u32 = 3;
 
 /// Between two tries of what was refused or not answered.
 const RETRY: Duration = Duration::from_millis(500);
@@ -72,6 +74,8 @@ struct Holder {
     number: usize,
     shared: Arc<Shared>,
     held: Option<Held>,
+    /// Streams in a row that were lost before their first message.
+    losses: u32,
     /// The key of the next certificate, whose request the server has or gets.
     next: Csr,
 }
@@ -114,7 +118,7 @@ impl Fleet {
     pub fn start(&self, holders: &mut Holders, numbers: Range<usize>) {
         for number in numbers {
             let shared = self.shared.clone();
-            holders.spawn(async move { Holder { number, next: key()?, held: None, shared }.hold().await });
+            holders.spawn(async move { Holder { number, next: key()?, held: None, losses: 0, shared }.hold().await });
         }
     }
 
@@ -179,6 +183,7 @@ impl Holder {
                 End::Lost(lost, why) => {
                     *self.shared.tally().lost_streams.entry(why).or_default() += 1;
                     tokio::time::sleep(self.pause()).await;
+                    self.losses += 1;
                     line = self.shared.lines.get_anew(self.number, &lost).await?;
                 }
                 End::Wrong(why) => {
@@ -206,7 +211,7 @@ impl Holder {
                     if let Err(why) = self.take(message, start, &first_key).await? {
                         return Ok(End::Wrong(why));
                     }
-                    start = Start::Under;
+                    (start, self.losses) = (Start::Under, 0);
                 }
                 Ok(None) => return Ok(End::Wrong("the stream ended without a status".to_owned())),
                 Err(status) => return Ok(ended(&status, line)),
@@ -244,7 +249,7 @@ impl Holder {
 
     fn pause(&self) -> Duration {
         let drawn = f64::from(u16::from_be_bytes(clock::random())) / 65_536.0;
-        (self.shared.life / PAUSE_PART).max(SHORTEST_PAUSE).mul_f64(drawn)
+        (self.shared.life / PAUSE_PART).max(SHORTEST_PAUSE).mul_f64(drawn) * (1 << self.losses.min(DOUBLINGS))
     }
 
     fn life(&self) -> Option<prost_types::Duration> {

@@ -2,6 +2,8 @@
 
 pub mod admin;
 mod rings;
+mod sealed;
+mod server;
 mod servers;
 mod sharing;
 

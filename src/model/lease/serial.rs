@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use super::LeaseId;
-use crate::model::hex;
+use super::{Handle, Lease, LeaseId, LiveSerial};
+use crate::model::{
+    hex,
+    revocation::{RevocationList, RevokedSerial},
+};
 
 /// How many bytes a serial has: the most that RFC 5280 section 4.1.2.2 allows.
 pub const SERIAL_BYTES: usize = 20;
@@ -67,6 +70,31 @@ impl Serial {
     /// Lower-case hex, 40 characters.
     pub fn to_hex(self) -> String {
         hex::encode(&self.0)
+    }
+}
+
+impl Lease {
+    /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
+    /// them no more, so whoever does is another one. None of any other lease.
+    pub fn superseded(&self) -> Option<(RevocationList, Vec<RevokedSerial>)> {
+        let Handle::X509 { ca, serials, .. } = &self.handle else { return None };
+        if !self.enrolled {
+            return None;
+        }
+        let revoked_at = self.made_at();
+        let is_older = |live: &&LiveSerial| {
+            Serial::from_hex(&live.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
+        };
+        let entry = |live: &LiveSerial| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after };
+        let entries: Vec<_> = serials.iter().filter(is_older).map(entry).collect();
+        (!entries.is_empty()).then(|| (RevocationList::Crl(ca.clone()), entries))
+    }
+
+    /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.
+    pub fn generation_of(&self, serial: &str) -> Option<u32> {
+        let Handle::X509 { serials, .. } = &self.handle else { return None };
+        let live = serials.iter().find(|live| live.serial == serial)?;
+        Some(Serial::from_hex(&live.serial)?.generation(self.generation))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The serial number of a certificate: one that was made under a lease names it, so that the certificate alone tells which lease it is of.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use super::{Handle, Lease, LeaseId, LiveSerial};
+use super::{Handle, Lease, LeaseId};
 use crate::model::{
     hex,
     revocation::{RevocationList, RevokedSerial},
@@ -76,18 +76,20 @@ impl Serial {
 impl Lease {
     /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
     /// them no more, so whoever does is another one. None of any other lease.
-    pub fn superseded(&self) -> Option<(RevocationList, Vec<RevokedSerial>)> {
-        let Handle::X509 { ca, serials, .. } = &self.handle else { return None };
+    pub fn superseded(&self) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
         if !self.enrolled {
-            return None;
+            return BTreeMap::new();
         }
-        let revoked_at = self.made_at();
-        let is_older = |live: &&LiveSerial| {
-            Serial::from_hex(&live.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
+        let is_older = |entry: &RevokedSerial| {
+            Serial::from_hex(&entry.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
         };
-        let entry = |live: &LiveSerial| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after };
-        let entries: Vec<_> = serials.iter().filter(is_older).map(entry).collect();
-        (!entries.is_empty()).then(|| (RevocationList::Crl(ca.clone()), entries))
+        let mut lists = self.revocation();
+        for entries in lists.values_mut() {
+            entries.retain(is_older);
+            entries.iter_mut().for_each(|entry| entry.revoked_at = self.made_at());
+        }
+        lists.retain(|_, entries| !entries.is_empty());
+        lists
     }
 
     /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.

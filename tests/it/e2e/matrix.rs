@@ -44,8 +44,13 @@ const KINDS: [Kind; 7] = [Kind::Nobody, Kind::Forger, Kind::Stranger, Kind::Oper
 const UNKNOWN: [Kind; 3] = [Kind::Nobody, Kind::Forger, Kind::Stranger];
 
 /// The methods that need no authentication.
-const PUBLIC: [&str; 3] =
-    ["daypass.v1.TrustService/GetTrustBundle", "grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"];
+const PUBLIC: [&str; 5] = [
+    "daypass.v1.TrustService/GetTrustBundle",
+    "daypass.v1.TrustService/WatchTrustBundle",
+    "daypass.v1.TrustService/AcknowledgeTrustBundle",
+    "grpc.health.v1.Health/Check",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
 
 /// What is not tried here: a list of statuses and a stream of them, public as `Check` is.
 const HEALTH: [&str; 2] = ["grpc.health.v1.Health/List", "grpc.health.v1.Health/Watch"];
@@ -275,6 +280,16 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
         "daypass.v1.TrustService/GetTrustBundle" => {
             Trust::new(channel).get_trust_bundle(request(caller, v1::GetTrustBundleRequest {})).await.map(drop)
         }
+        "daypass.v1.TrustService/WatchTrustBundle" => watch_bundle(&mut Trust::new(channel), caller).await.map(drop),
+        "daypass.v1.TrustService/AcknowledgeTrustBundle" => {
+            let mut trust = Trust::new(channel);
+            let (stream, watched) = watch_bundle(&mut trust, caller).await?;
+            let version = watched.bundle.unwrap_or_default().version;
+            let said = v1::AcknowledgeTrustBundleRequest { watch_id: watched.watch_id, version };
+            let answer = trust.acknowledge_trust_bundle(request(caller, said)).await.map(drop);
+            drop(stream);
+            answer
+        }
         "daypass.v1.AuditService/Tail" => {
             let tail = v1::TailRequest { after_seq: 0, last: 1, follow: false };
             let mut records = Audit::new(channel).tail(request(caller, tail)).await?.into_inner();
@@ -306,6 +321,16 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
         }
         other => panic!("{other} is not in the matrix: say here how it is called"),
     }
+}
+
+/// A stream of the trust bundle, and its first message.
+async fn watch_bundle(
+    trust: &mut v1::trust_service_client::TrustServiceClient<Channel>,
+    caller: &Caller,
+) -> Result<(tonic::Streaming<v1::WatchTrustBundleResponse>, v1::WatchTrustBundleResponse), Status> {
+    let mut stream = trust.watch_trust_bundle(request(caller, v1::WatchTrustBundleRequest {})).await?.into_inner();
+    let first = stream.message().await?.expect("the bundle comes at once");
+    Ok((stream, first))
 }
 
 async fn reflect(channel: Channel, ask: MessageRequest) -> Result<MessageResponse, Status> {

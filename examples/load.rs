@@ -8,8 +8,12 @@
 
 #[path = "load/caller.rs"]
 mod caller;
+#[path = "load/dial.rs"]
+mod dial;
 #[path = "load/drive.rs"]
 mod drive;
+#[path = "load/parts.rs"]
+mod parts;
 #[path = "load/process.rs"]
 mod process;
 #[path = "load/report.rs"]

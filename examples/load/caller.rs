@@ -1,9 +1,7 @@
 //! The caller: its TLS, its connections, its credentials, and one request.
 
 use std::{
-    fs, io,
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,18 +12,15 @@ use daypass::{
     client::csr,
     proto::v1::{self, credential_service_client::CredentialServiceClient, issue_request::Input},
 };
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::aws_lc_rs, version::TLS13};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use tokio::net::TcpStream;
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use tokio_rustls::TlsConnector;
-use tonic::{
-    Request,
-    metadata::AsciiMetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, metadata::AsciiMetadataValue, transport::Channel};
 
-use super::{Result, world::World};
+use super::{
+    Result,
+    dial::{connector, dial},
+    world::World,
+};
 
 /// The role that is asked for unless another one is named.
 pub const ROLE: &str = "web";
@@ -82,7 +77,7 @@ impl Caller {
                 (false, Some(Tokens { all, used: AtomicUsize::new(0) }))
             }
         };
-        let tls = TlsConnector::from(Arc::new(tls(world.dir(), with_certificate)?));
+        let tls = connector(world.dir(), with_certificate)?;
         let token_endpoint = format!("http://{}/token?service=registry.dev.daypass.test&scope=repository:demo/app:pull,push", world.http);
         let http = reqwest::Client::builder().tls_backend_preconfigured(tls_of_nobody()).build()?;
         Ok(Self { address: world.grpc, tls, tokens, role: role.to_owned(), token_endpoint, http })
@@ -95,13 +90,7 @@ impl Caller {
 
     /// A new connection.
     pub async fn connect(&self) -> Result<Channel> {
-        let tcp = TcpStream::connect(self.address).await?;
-        tcp.set_nodelay(true)?;
-        let stream = self.tls.connect(ServerName::IpAddress(self.address.ip().into()), tcp).await?;
-        // A lost connection is an error of the run, not a reason to dial again.
-        let mut once = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_| std::future::ready(once.take().ok_or(io::Error::from(io::ErrorKind::NotConnected))));
-        Ok(Endpoint::from_shared(format!("https://{}", self.address))?.connect_with_connector(connector).await?)
+        dial(&self.tls, self.address).await
     }
 
     /// A lease of role `push`.
@@ -145,21 +134,4 @@ fn tls_of_nobody() -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     builder.expect("the provider has TLS 1.2 and 1.3").with_root_certificates(RootCertStore::empty()).with_no_client_auth()
-}
-
-fn tls(dir: &Path, with_certificate: bool) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&fs::read(dir.join("ca.pem"))?)?)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?.with_root_certificates(roots);
-    let mut tls = if with_certificate {
-        let chain = fs::read(dir.join("operator.pem"))?;
-        let chain = CertificateDer::pem_slice_iter(&chain).collect::<std::result::Result<_, _>>()?;
-        builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&fs::read(dir.join("operator.key"))?)?)?
-    } else {
-        builder.with_no_client_auth()
-    };
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    tls.resumption = Resumption::disabled();
-    Ok(tls)
 }

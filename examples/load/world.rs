@@ -1,41 +1,31 @@
 //! A throwaway `daypassd dev` with lifted limits, and its Redis.
 
 use std::{
-    env,
     fmt::Write as _,
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 use toml_edit::{DocumentMut, Table, value};
 
-use super::{Result, process::Server};
+use super::{
+    Result,
+    parts::{ASK_EVERY, Redis, RedisInfo, START, daypassd, free_port, get},
+    process::Server,
+};
 
 const CONFIG: &str = include_str!("../../src/server/dev/daypass.toml");
 const POLICY: &str = include_str!("../../src/server/dev/policy.cedar");
-
-/// How long a server may take until it serves.
-const START: Duration = Duration::from_secs(20);
-
-/// How often a server that starts is asked.
-const ASK_EVERY: Duration = Duration::from_millis(2);
 
 /// Lines of the server's log that are shown when it does not start.
 const LOG_LINES: usize = 10;
 
 /// Rates and caps that no run reaches.
 const LIFTED: i64 = 1_000_000;
-
-/// The largest HTTP answer that is read: a CRL of a million entries is below it.
-const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 
 /// Everything of one run. The fields end in this order: the server before its store, the directory last.
 pub struct World {
@@ -48,20 +38,6 @@ pub struct World {
     /// Where HTTP listens.
     pub http: SocketAddr,
     dir: TempDir,
-}
-
-struct Redis {
-    address: SocketAddr,
-    _own: Option<Server>,
-}
-
-/// What Redis says of itself.
-#[derive(Clone, Copy)]
-pub struct RedisInfo {
-    /// CPU time so far, in seconds: all threads and children.
-    pub cpu: f64,
-    /// Memory in use, in bytes.
-    pub memory: u64,
 }
 
 impl World {
@@ -115,14 +91,7 @@ impl World {
 
     /// A GET at the HTTP port: the status and the body.
     pub async fn get(&self, path: &str) -> Result<(u16, Vec<u8>)> {
-        let mut stream = TcpStream::connect(self.http).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-        let head = answer.windows(4).position(|at| at == b"\r\n\r\n").ok_or("no HTTP answer")?;
-        let body = answer.split_off(head + 4);
-        let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no HTTP status")?;
-        Ok((status, body))
+        get(self.http, path).await
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
@@ -142,70 +111,11 @@ impl World {
     }
 }
 
-impl Redis {
-    /// None for the embedded store.
-    async fn start(store: &str, dir: &Path) -> Result<Option<Self>> {
-        let (address, own) = match store {
-            "embedded" => return Ok(None),
-            "redis" => {
-                let (address, dir) = (free_port()?, dir.join("redis"));
-                fs::create_dir(&dir)?;
-                let mut command = Command::new("redis-server");
-                command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", "", "--appendonly", "yes"]);
-                command.args(["--appendfsync", "always", "--dir"]).arg(&dir);
-                (address, Some(Server::start(&mut command, &dir.join("redis.log"))?))
-            }
-            url => {
-                let host = url.strip_prefix("redis://").ok_or("--store is embedded, redis, or redis://ADDRESS:PORT")?;
-                (tokio::net::lookup_host(host.trim_end_matches('/')).await?.next().ok_or("the Redis has no address")?, None)
-            }
-        };
-        let redis = Self { address, _own: own };
-        let begun = Instant::now();
-        while let Err(error) = redis.info().await {
-            if begun.elapsed() > START {
-                return Err(format!("Redis at {address} does not answer: {error}").into());
-            }
-            tokio::time::sleep(ASK_EVERY).await;
-        }
-        Ok(Some(redis))
-    }
-
-    async fn info(&self) -> Result<RedisInfo> {
-        let mut stream = TcpStream::connect(self.address).await?;
-        // QUIT makes Redis close, so that everything can be read to its end.
-        stream.write_all(b"INFO\r\nQUIT\r\n").await?;
-        let mut text = String::new();
-        stream.take(MAX_ANSWER).read_to_string(&mut text).await?;
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("Redis' INFO lacks {name}"));
-        let names = ["used_cpu_sys:", "used_cpu_user:", "used_cpu_sys_children:", "used_cpu_user_children:"];
-        let mut cpu = 0.0;
-        for name in names {
-            cpu += field(name)?.parse::<f64>()?;
-        }
-        Ok(RedisInfo { cpu, memory: field("used_memory:")?.parse()? })
-    }
-}
-
-/// The service beside this very program: `target/release/daypassd` for `target/release/examples/load`.
-fn daypassd() -> Result<PathBuf> {
-    let own = env::current_exe()?;
-    let program = own.parent().and_then(Path::parent).ok_or("this program has no directory")?.join("daypassd");
-    if program.is_file() {
-        return Ok(program);
-    }
-    Err(format!("{} is not built: cargo build --release --bin daypassd", program.display()).into())
-}
-
 fn serve(program: &Path, dir: &Path, store: &str, (grpc, http): (SocketAddr, SocketAddr)) -> Result<Server> {
     let mut command = Command::new(program);
     command.arg("dev").arg("--dir").arg(dir).args(["--store", store]);
     command.args(["--grpc", &grpc.to_string(), "--http", &http.to_string()]);
     Server::start(&mut command, &dir.join("daypassd.log"))
-}
-
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 fn config(policies: u32) -> Result<String> {

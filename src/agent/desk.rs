@@ -35,15 +35,7 @@ impl Fresh {
 pub type Following = watch::Receiver<Option<Arc<Fresh>>>;
 
 /// The trust bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Bundle {
-    /// Names this content.
-    pub version: String,
-    /// The roots, each DER, each once.
-    pub roots_der: Vec<Vec<u8>>,
-    /// The keys that sign JWTs, as a JWKS; empty when there are none.
-    pub jwks: String,
-}
+pub use crate::client::types::TrustBundle as Bundle;
 
 /// What the agent has.
 pub struct Desk {

@@ -19,7 +19,7 @@ use tokio::{
 pub use self::steady::Steady;
 use crate::{
     model::{name::CaName, revocation::AwsDeny},
-    vend::Vend,
+    vend::{Enrollments, Lane, REMOTE_AT_ONCE, SeenRevoked, Vend},
 };
 
 /// How often due leases are taken off the store.
@@ -49,6 +49,15 @@ const DENY_REST: Duration = Duration::from_secs(2);
 /// How long one rests that has more entries than its policy has room for: writing it again frees none.
 const OVERFLOW_REST: Duration = Duration::from_secs(30);
 
+/// How long the rotation rests between two batches: what falls due meanwhile shares their steps.
+const ROTATE_REST: Duration = Duration::from_millis(20);
+
+/// How long it rests when the store is away, or the wall clock has jumped.
+const ROTATE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often other servers' revocations are looked for, to end streams of leases that were revoked there.
+pub const REVOKED_EVERY: Duration = Duration::from_millis(500);
+
 /// Told when the service stops.
 pub type Shutdown = watch::Receiver<bool>;
 
@@ -61,6 +70,9 @@ pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown, settled: &watch::Receiver<bo
     passes.spawn(until(shutdown.clone(), close_open(vend.clone())));
     passes.spawn(until(shutdown.clone(), follow_cas(vend.clone())));
     passes.spawn(until(shutdown.clone(), publish_crls(vend.clone(), settled.clone())));
+    passes.spawn(until(shutdown.clone(), rotate(vend.clone())));
+    passes.spawn(until(shutdown.clone(), rotate_remote(vend.clone())));
+    passes.spawn(until(shutdown.clone(), see_revoked(vend.clone())));
     passes.spawn(until(shutdown.clone(), publish_denies(vend.clone(), settled.clone())));
     passes
 }
@@ -120,6 +132,21 @@ async fn forget(vend: Arc<Vend>) {
     }
 }
 
+/// Forgets enrolment codes that are past their time.
+pub async fn forget_enrollments(enrollments: Arc<Enrollments>) {
+    let mut tick = ticker(FORGET_EVERY);
+    let mut steady = Steady::new(enrollments.now(), Instant::now());
+    loop {
+        tick.tick().await;
+        if !steady.holds(enrollments.now(), Instant::now()) {
+            continue;
+        }
+        if let Err(error) = enrollments.purge(enrollments.now()).await {
+            tracing::warn!(%error, "enrolment codes that are past their time will be forgotten at the next turn");
+        }
+    }
+}
+
 async fn close_open(vend: Arc<Vend>) {
     let mut tick = ticker(OPEN_EVERY);
     loop {
@@ -133,6 +160,54 @@ async fn close_open(vend: Arc<Vend>) {
             tracing::warn!(%error, waiting = vend.open().len(), "leases of failed calls wait to be closed");
             // The store or the log is away: every ring would only fail again.
             tick.tick().await;
+        }
+    }
+}
+
+/// Rotates watched leases whose credentials are made here.
+async fn rotate(vend: Arc<Vend>) {
+    let mut steady = Steady::new(vend.now(), Instant::now());
+    loop {
+        vend.watches().due(Lane::Here, || vend.now()).await;
+        if !steady.holds(vend.now(), Instant::now()) {
+            tokio::time::sleep(ROTATE_PAUSE).await;
+            continue;
+        }
+        match vend.rotate_due().await {
+            Ok(_) => tokio::time::sleep(ROTATE_REST).await,
+            Err(error) => {
+                tracing::warn!(%error, "what is due for rotation will be tried again");
+                tokio::time::sleep(ROTATE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Rotates those whose credentials a remote system makes, some at once.
+async fn rotate_remote(vend: Arc<Vend>) {
+    let mut steady = Steady::new(vend.now(), Instant::now());
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            () = vend.watches().due(Lane::Remote, || vend.now()), if under_way.len() < REMOTE_AT_ONCE => {
+                if steady.holds(vend.now(), Instant::now()) {
+                    under_way.extend(vend.take_remote(REMOTE_AT_ONCE - under_way.len()));
+                } else {
+                    tokio::time::sleep(ROTATE_PAUSE).await;
+                }
+            }
+            Some(()) = under_way.next() => {}
+        }
+    }
+}
+
+async fn see_revoked(vend: Arc<Vend>) {
+    let mut tick = ticker(REVOKED_EVERY);
+    let mut seen = SeenRevoked::default();
+    loop {
+        tick.tick().await;
+        if let Err(error) = vend.see_revoked(&mut seen).await {
+            tracing::warn!(%error, "revocations at other servers will be looked for at the next turn");
         }
     }
 }

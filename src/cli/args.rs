@@ -6,8 +6,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use jiff::Timestamp;
 
 use super::{
+    agent::Agent,
     aws::CredentialProcess,
     connection::Connection,
+    enroll::Enroll,
     exec,
     issue::args::{Issue, Making},
     registry::Registry,
@@ -93,6 +95,12 @@ pub enum Command {
     /// Read and verify the record
     #[command(subcommand)]
     Audit(Audit),
+    /// Make single-use codes for agents that have no certificate yet
+    #[command(subcommand)]
+    Enroll(Enroll),
+    /// What runs beside workloads: its own identity
+    #[command(subcommand)]
+    Agent(Agent),
     /// Print an AWS session as a `credential_process` of the AWS SDKs
     AwsCredentialProcess(CredentialProcess),
     /// Let docker, skopeo and podman take credentials for a registry by themselves
@@ -348,6 +356,11 @@ mod tests {
             "daypass audit tail --after-seq 0",
             "daypass audit verify p",
             "daypass completions bash",
+            "daypass enroll create --tenant acme --role agent --name a-1 --ttl 30m -o json",
+            "daypass enroll list --tenant acme -o table",
+            &format!("daypass enroll delete {ID}"),
+            "daypass agent enroll --code dpe_x --addr h:1 --ca f --state-dir d -o json",
+            "daypass agent enroll --code-file f --state-dir d",
             &format!("daypass lease get {ID} -o json"),
             &format!("daypass lease renew {ID} --ttl 1h30m --out d --csr f -o json"),
             &format!("daypass lease revoke {ID} {ID} --reason x -o json"),
@@ -373,6 +386,12 @@ mod tests {
             "daypass exec web",
             "daypass exec -- ls",
             "daypass lease get nonsense",
+            "daypass enroll create --role agent",
+            "daypass enroll create --tenant Acme --role agent",
+            "daypass enroll create --tenant acme --role agent --ttl 0s",
+            "daypass enroll delete nonsense",
+            "daypass agent enroll --code x",
+            "daypass agent enroll --code x --code-file f --state-dir d",
             "daypass lease list --limit 0",
             "daypass lease list --limit 100001",
             "daypass lease list --state gone",

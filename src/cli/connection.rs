@@ -15,7 +15,7 @@ use crate::client::{
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
     /// The server, as host:port [env: DAYPASS_ADDR]
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    #[arg(long, alias = "server", global = true, value_name = "HOST:PORT")]
     addr: Option<String>,
     /// The CAs to trust for the server, PEM [env: DAYPASS_CA; default: the system's]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]

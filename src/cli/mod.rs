@@ -1,10 +1,12 @@
 //! The command line: parse, call, print, exit code.
 
+mod agent;
 pub mod args;
 mod audit;
 mod aws;
 mod cache;
 mod connection;
+mod enroll;
 pub mod exec;
 pub mod exit;
 mod files;
@@ -117,6 +119,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
             settings.found_identity.take_if(|_| quiet);
             return aws::credential_process(settings, args, &env, out).await;
         }
+        Command::Agent(command) => return agent::run(connection, command, &env, out).await,
         Command::Registry(command) => return registry::run(connection.into(), quiet, command, &env, out).await,
         command => command,
     };
@@ -149,6 +152,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
             }
             lease::revoke(&mut connect()?, args, now, out).await
         }
+        Command::Enroll(command) => enroll::run(&mut connect()?, command, out).await,
         Command::Audit(Audit::Tail { follow, last, after_seq, output }) => {
             audit::tail(&mut connect()?, follow, last, after_seq, output, out).await
         }
@@ -156,6 +160,7 @@ async fn call(connection: Connection, command: Command, out: &mut dyn Write) -> 
         | Command::Completions { .. }
         | Command::AwsCredentialProcess(_)
         | Command::Registry(_)
+        | Command::Agent(_)
         | Command::Exec(_)
         | Command::ExecWatch => Err(Error::new(Kind::Other, "INTERNAL", "this command needs no server").into()),
     }
@@ -190,6 +195,8 @@ impl Command {
                 *output == IssueFormat::Json
             }
             Self::Lease(Lease::List(List { output, .. })) => *output == TableFormat::Json,
+            Self::Enroll(command) => command.is_json(),
+            Self::Agent(command) => command.is_json(),
             Self::AwsCredentialProcess(_) | Self::Registry(_) | Self::Completions { .. } | Self::Exec(_) | Self::ExecWatch => false,
         }
     }

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::model::{lease::LeaseId, request::RequestId};
+use crate::model::{enrollment::EnrollmentId, lease::LeaseId, request::RequestId};
 
 /// The longest request id, in bytes.
 pub const MAX_REQUEST_ID: usize = 128;
@@ -88,6 +88,11 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
 /// A lease's id, as the server writes it.
 pub(super) fn lease_id(text: &str) -> Result<String, String> {
     text.parse::<LeaseId>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// An enrolment's id, as the server writes it.
+pub(super) fn enrollment_id(text: &str) -> Result<String, String> {
+    text.parse::<EnrollmentId>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// The name of a role or a tenant.

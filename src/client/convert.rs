@@ -129,7 +129,7 @@ fn failed_condition(failed: v1::FailedCondition) -> FailedCondition {
     FailedCondition { condition, claims, absent }
 }
 
-fn lease(got: Option<v1::Lease>) -> Result<Lease> {
+pub(super) fn lease(got: Option<v1::Lease>) -> Result<Lease> {
     let v1::Lease {
         id,
         role,
@@ -196,7 +196,7 @@ fn revocation_of(got: Option<v1::Revocation>) -> Result<Revocation> {
     Ok(Revocation { reach, live_until: timestamp(live_until.ok_or_else(|| missing("live_until"))?, "live_until")? })
 }
 
-fn credential(got: Option<v1::Credential>) -> Result<Credential> {
+pub(super) fn credential(got: Option<v1::Credential>) -> Result<Credential> {
     let v1::Credential { kind } = got.ok_or_else(|| missing("credential"))?;
     let ends = |at: Option<prost_types::Timestamp>| timestamp(at.ok_or_else(|| missing("expires_at"))?, "expires_at");
     let filled = |text: String, what: &str| if text.is_empty() { Err(missing(what)) } else { Ok(text) };
@@ -270,11 +270,11 @@ fn state_to_proto(state: LeaseState) -> v1::LeaseState {
     }
 }
 
-fn duration(span: SignedDuration) -> prost_types::Duration {
+pub(super) fn duration(span: SignedDuration) -> prost_types::Duration {
     prost_types::Duration { seconds: span.as_secs(), nanos: span.subsec_nanos() }
 }
 
-fn timestamp(at: prost_types::Timestamp, field: &str) -> Result<Timestamp> {
+pub(super) fn timestamp(at: prost_types::Timestamp, field: &str) -> Result<Timestamp> {
     let prost_types::Timestamp { seconds, nanos } = at;
     Timestamp::new(seconds, nanos).map_err(|_| Error::bad_answer(format_args!("has an {field} out of range")))
 }
@@ -287,7 +287,7 @@ fn forward_nanos(at: prost_types::Timestamp) -> prost_types::Timestamp {
     }
 }
 
-fn missing(what: &str) -> Error {
+pub(super) fn missing(what: &str) -> Error {
     Error::bad_answer(format_args!("lacks a {what}"))
 }
 
@@ -344,6 +344,8 @@ mod tests {
             "renew_until": "2027-01-15T09:00:00Z",
             "serial": "0a1b",
             "credential_id": "0a1b",
+            "acknowledged_generation": 0,
+            "enrolled": false,
         });
         assert_eq!(json, expected);
     }

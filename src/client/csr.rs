@@ -44,11 +44,26 @@ impl fmt::Debug for PrivateKey {
 /// # Errors
 /// When the system gives no randomness.
 pub fn make() -> Result<(PrivateKey, Csr)> {
-    let failed = |error: rcgen::Error| Error::new(Kind::Other, "KEY", format!("a key pair cannot be made here: {error}"));
-    let mut pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| failed(&error))?;
+    request(pair)
+}
+
+/// The same for a key pair that was made before: another request for the same key.
+///
+/// # Errors
+/// When it is no private key in PEM that can be used here.
+pub fn again(pem: &str) -> Result<(PrivateKey, Csr)> {
+    request(KeyPair::from_pem(pem).map_err(|error| failed(&error))?)
+}
+
+fn failed(error: &rcgen::Error) -> Error {
+    Error::new(Kind::Other, "KEY", format!("a key pair cannot be made or used here: {error}"))
+}
+
+fn request(mut pair: KeyPair) -> Result<(PrivateKey, Csr)> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&pair).map_err(failed)?;
+    let request = params.serialize_request(&pair).map_err(|error| failed(&error))?;
     let csr = Csr { der: request.der().to_vec(), public_key: pair.subject_public_key_info() };
     let key = PrivateKey(Zeroizing::new(pair.serialize_pem()));
     pair.zeroize();

@@ -118,7 +118,7 @@ impl Error {
     }
 
     /// Whether the same call may be sent again.
-    pub(super) fn is_retryable(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         self.kind == Kind::Unavailable && self.code != "DEADLINE_EXCEEDED"
     }
 }

@@ -4,6 +4,7 @@ pub mod ci;
 mod connect;
 mod convert;
 pub mod csr;
+mod enroll;
 pub mod error;
 pub mod fingerprint;
 pub mod settings;
@@ -11,6 +12,7 @@ mod stream;
 pub mod text;
 pub mod token;
 pub mod types;
+pub mod watch;
 
 use std::time::Duration;
 

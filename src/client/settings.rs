@@ -66,6 +66,7 @@ pub struct Settings {
 }
 
 /// Whom to trust for the server's certificate.
+#[derive(Clone)]
 pub enum Roots {
     /// The system's.
     System,

@@ -143,6 +143,17 @@ pub struct RotationWindow {
     pub end: Timestamp,
 }
 
+/// What relying parties trust.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Names this content; the same at every server.
+    pub version: String,
+    /// The roots, each DER, each once.
+    pub roots_der: Vec<Vec<u8>>,
+    /// The keys that sign JWTs, as a JWKS; empty when there are none.
+    pub jwks: String,
+}
+
 /// A lease with its new credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
@@ -384,4 +395,45 @@ pub struct Record {
     pub seq: u64,
     /// One JSON object on one line, as the log has it.
     pub json: String,
+}
+
+/// What `enroll create` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrollmentOrder {
+    /// The tenant that the agent will belong to.
+    pub tenant: String,
+    /// The role whose certificate it gets.
+    pub role: String,
+    /// The agent's name; the enrolment's id when none.
+    pub name: Option<String>,
+    /// How long the code can be redeemed; 10 minutes when none.
+    pub ttl: Option<SignedDuration>,
+}
+
+/// A code that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedEnrollment {
+    /// What it is on record.
+    pub enrollment: Enrollment,
+    /// The code.
+    pub code: Secret,
+}
+
+/// An enrolment code on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Enrollment {
+    /// A UUID.
+    pub id: String,
+    /// The tenant.
+    pub tenant: String,
+    /// The role.
+    pub role: String,
+    /// The agent's name.
+    pub name: String,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// Until when it can be redeemed.
+    pub expires_at: Timestamp,
 }

@@ -53,7 +53,7 @@ impl<M: KeyMaker> KeyRing<M> {
         let out = view.out.iter().map(|stored| (stored, Stage::Gone, None));
         for (stored, reached, held) in living.chain(out) {
             let stages = untold(stored.record.told, reached);
-            let kept_out = stored.record.claim.is_some_and(|claim| claim.keeps_out(vault.server, now));
+            let kept_out = stored.record.claim.is_some_and(|claim| claim.by != vault.server && claim.is_live(now));
             if stages.is_empty() || kept_out {
                 continue;
             }

@@ -25,12 +25,20 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The tenant to which the holder of a certificate of this identity belongs; none when it is in none, or in more than one.
+    pub fn tenant_of_certificate(&self, trust_domain: &TrustDomain, id: &str) -> Option<&TenantName> {
+        let claims = |tenant: &&Arc<Tenant>| tenant.members.iter().any(|member| member.is_certificate(trust_domain, id));
+        let mut owners = self.tenants.values().filter(claims);
+        owners.next().filter(|_| owners.next().is_none()).map(|tenant| &tenant.name)
+    }
+
     /// Puts a proven caller into its tenant: exactly one must claim it.
     pub fn identify(&self, proof: Proof) -> Result<Identity> {
         let mut owners = self.tenants.values().filter(|tenant| {
             tenant.members.iter().any(|member| match &proof {
                 Proof::Certificate(peer) => member.matches_certificate(peer),
                 Proof::Token { token, .. } => member.matches_token(token),
+                Proof::Enrollment(_) => false,
             })
         });
         let (first, second) = (owners.next(), owners.next());

@@ -64,6 +64,8 @@ pub enum Code {
     DeadlineExceeded,
     /// A defect, or something that an operator must mend.
     Internal,
+    /// There is no such enrolment code to be redeemed, or the caller may not make one like it.
+    EnrollmentNotFound,
 }
 
 impl Code {
@@ -99,6 +101,7 @@ impl Code {
             Self::Unavailable => "UNAVAILABLE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Internal => "INTERNAL",
+            Self::EnrollmentNotFound => "ENROLLMENT_NOT_FOUND",
         }
     }
 

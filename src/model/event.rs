@@ -45,7 +45,7 @@ pub enum Outcome {
 pub struct Actor {
     /// The canonical subject.
     pub subject: String,
-    /// "mtls", "oidc", "local" for the admin socket, or "service" for the server's own passes.
+    /// "mtls", "oidc", "enrollment", "local" for the admin socket, or "service" for the server's own passes.
     pub method: Cow<'static, str>,
     /// The trust domain or the issuer.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -84,15 +84,11 @@ impl Actor {
 
 impl From<&Identity> for Actor {
     fn from(identity: &Identity) -> Self {
-        use super::identity::Proof;
         Self {
             subject: identity.subject().to_string(),
             method: identity.method().into(),
             authority: identity.authority().to_owned(),
-            serial: match &identity.proof {
-                Proof::Certificate(peer) => Some(peer.serial.clone()),
-                Proof::Token { .. } => None,
-            },
+            serial: identity.certificate().map(|peer| peer.serial.clone()),
             peer: identity.peer().map(|peer| peer.subject.to_string()),
             claims: identity.claims().cloned().unwrap_or_default(),
         }

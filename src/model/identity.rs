@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     SignedDuration, Timestamp,
     claim::Claims,
+    enrollment::Enrolled,
+    lease::Lease,
     name::{IssuerName, TenantName, TrustDomain},
 };
 
@@ -18,8 +20,9 @@ pub const MAX_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// A caller's canonical name: in leases, in the audit log, in caps and rate limits.
 ///
-/// Three forms, told apart by their prefix, so that no two identities collide:
-/// `spiffe://<trust domain>/<path>`; `dns:<trust domain>/<name>` or `cn:<trust domain>/<name>`; `oidc:<issuer name>:<sub>`.
+/// Four forms, told apart by their prefix, so that no two identities collide:
+/// `spiffe://<trust domain>/<path>`; `dns:<trust domain>/<name>` or `cn:<trust domain>/<name>`; `oidc:<issuer name>:<sub>`;
+/// `enrollment:<id>` for who redeems a code, and for nothing else.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subject(Arc<str>);
@@ -139,6 +142,8 @@ pub enum Proof {
         /// The certificate of the connection that carried it.
         peer: Option<PeerCertificate>,
     },
+    /// An enrolment code: good for one first identity, and for nothing else.
+    Enrollment(Box<Enrolled>),
 }
 
 /// An authenticated caller that belongs to exactly one tenant.
@@ -156,29 +161,32 @@ impl Identity {
         match &self.proof {
             Proof::Certificate(peer) => &peer.subject,
             Proof::Token { token, .. } => &token.subject,
+            Proof::Enrollment(enrolled) => &enrolled.subject,
         }
     }
 
-    /// "mtls" or "oidc".
+    /// "mtls", "oidc" or "enrollment".
     pub fn method(&self) -> &'static str {
         match self.proof {
             Proof::Certificate(_) => "mtls",
             Proof::Token { .. } => "oidc",
+            Proof::Enrollment(_) => "enrollment",
         }
     }
 
-    /// The trust domain of a certificate, or the configured name of a token's issuer.
+    /// The trust domain of a certificate, the configured name of a token's issuer, or who made a code.
     pub fn authority(&self) -> &str {
         match &self.proof {
             Proof::Certificate(peer) => peer.trust_domain.as_str(),
             Proof::Token { token, .. } => token.issuer.as_str(),
+            Proof::Enrollment(enrolled) => enrolled.enrollment.created_by.as_str(),
         }
     }
 
-    /// The verified claims; a certificate has none.
+    /// The verified claims; a certificate and a code have none.
     pub fn claims(&self) -> Option<&Claims> {
         match &self.proof {
-            Proof::Certificate(_) => None,
+            Proof::Certificate(_) | Proof::Enrollment(_) => None,
             Proof::Token { token, .. } => Some(&token.claims),
         }
     }
@@ -186,16 +194,40 @@ impl Identity {
     /// The certificate beside a token.
     pub fn peer(&self) -> Option<&PeerCertificate> {
         match &self.proof {
-            Proof::Certificate(_) => None,
+            Proof::Certificate(_) | Proof::Enrollment(_) => None,
             Proof::Token { peer, .. } => peer.as_ref(),
         }
     }
 
-    /// When the presented certificate or token expires.
+    /// The certificate that is the caller.
+    pub fn certificate(&self) -> Option<&PeerCertificate> {
+        match &self.proof {
+            Proof::Certificate(peer) => Some(peer),
+            Proof::Token { .. } | Proof::Enrollment(_) => None,
+        }
+    }
+
+    /// The code that is being redeemed.
+    pub fn enrolled(&self) -> Option<&Enrolled> {
+        match &self.proof {
+            Proof::Enrollment(enrolled) => Some(enrolled),
+            Proof::Certificate(_) | Proof::Token { .. } => None,
+        }
+    }
+
+    /// Whether a lease is this caller's: its subject's, and the very certificate's where it is an enrolled agent's own identity. A sibling
+    /// with the same names, issued or enrolled beside it, is another one (CVE-2026-39388 in OpenBao).
+    pub fn owns(&self, lease: &Lease) -> bool {
+        let same = lease.tenant == self.tenant && lease.subject == *self.subject();
+        same && (!lease.enrolled || self.certificate().is_some_and(|peer| lease.generation_of(&peer.serial).is_some()))
+    }
+
+    /// When the presented certificate, token or code expires.
     pub fn expires_at(&self) -> Timestamp {
         match &self.proof {
             Proof::Certificate(peer) => peer.not_after,
             Proof::Token { token, .. } => token.expires_at,
+            Proof::Enrollment(enrolled) => enrolled.enrollment.expires_at,
         }
     }
 }

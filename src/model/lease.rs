@@ -2,6 +2,7 @@
 
 mod id;
 mod rotation;
+mod serial;
 mod stamp;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     id::{BadLeaseId, LeaseId, PARTITIONS, partition_of},
-    rotation::{Claim, RotationWindow, ServerId},
+    rotation::{CLAIM_LIFE, Claim, RotationWindow, ServerId},
+    serial::{SERIAL_BYTES, Serial},
 };
 use super::{
     SignedDuration, Timestamp,
@@ -234,9 +236,13 @@ pub struct Lease {
     /// The newest generation that its holder said it has; 0 when it said nothing. Who shows an older one later is another holder.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub acknowledged: u32,
-    /// Who is rotating it now, and until when nobody else does.
+    /// Which server has its holder's stream, and until when it is making the next credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
+    /// When the newest credential that was handed out expires, while the lease is extended for one that a remote system makes and that has
+    /// not been handed out: a failure in between must not make the next one late.
+    #[serde(with = "stamp::maybe_millis", default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<Timestamp>,
     /// Whether it was issued for an enrolment code: it is then its holder's own identity, only this very certificate renews it, and an
     /// older one is refused as soon as a newer one was acknowledged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -277,8 +283,15 @@ pub enum Change {
     TakeOver,
     /// A server begins to rotate it.
     Claim(Claim),
-    /// That server gives it up.
-    Unclaim,
+    /// Its holder's stream is at a server from now on; no other one rotates it any more.
+    TakeUp {
+        /// The server.
+        by: ServerId,
+        /// When. An earlier claim that has not lapsed stays as long as it says: what that one is making may still come.
+        at: Timestamp,
+        /// As in [`Handle::X509`].
+        next_key: Option<String>,
+    },
     /// Its holder has a generation, and perhaps gives the public key of the next one.
     Acknowledge {
         /// The generation.
@@ -343,6 +356,7 @@ impl Lease {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be extended" });
                 }
+                next.held_until = Some(self.held_until());
                 next.expires_at = whole_second(expires_at).min(self.renew_until).max(self.expires_at);
                 next.live_until = next.accepted_until();
             }
@@ -352,6 +366,7 @@ impl Lease {
                 }
                 next.expires_at = whole_second(expires_at).min(self.expires_at);
                 next.live_until = next.accepted_until();
+                next.held_until = self.held_until.filter(|until| *until < next.expires_at);
             }
             Change::TakeOver => {
                 if self.state != LeaseState::Active {
@@ -362,16 +377,16 @@ impl Lease {
                 self.must_be_active("be claimed")?;
                 next.claim = Some(claim);
             }
-            Change::Unclaim => {
-                self.must_be_active("be given up")?;
-                next.claim = None;
+            Change::TakeUp { by, at, next_key } => {
+                self.must_be_active("be taken up")?;
+                let until = self.claim.map_or(at, |claim| claim.until.max(at));
+                next.claim = Some(Claim { by, until });
+                next.give_key(next_key);
             }
-            Change::Acknowledge { generation, next_key: key } => {
+            Change::Acknowledge { generation, next_key } => {
                 self.must_be_active("be acknowledged")?;
                 next.acknowledged = self.acknowledged.max(generation.min(self.generation));
-                if let (Handle::X509 { next_key, .. }, Some(key)) = (&mut next.handle, key) {
-                    *next_key = Some(key);
-                }
+                next.give_key(next_key);
             }
             Change::Renew { at, expires_at, handle } => {
                 if self.state != LeaseState::Active {
@@ -382,7 +397,9 @@ impl Lease {
                 next.handle = handle;
                 next.generation = self.generation.saturating_add(1);
                 next.renewed_at = Some(at);
-                next.claim = None;
+                next.held_until = None;
+                // It lapses; the stream stays where it is.
+                next.claim = self.claim.map(|claim| Claim { until: claim.until.min(at), ..claim });
             }
             Change::BeginRevoke { at } => {
                 next.move_to(LeaseState::Revoking, "be revoked")?;
@@ -395,6 +412,12 @@ impl Lease {
             Change::Expire => next.move_to(LeaseState::Expired, "expire")?,
         }
         Ok(next)
+    }
+
+    fn give_key(&mut self, key: Option<String>) {
+        if let (Handle::X509 { next_key, .. }, Some(key)) = (&mut self.handle, key) {
+            *next_key = Some(key);
+        }
     }
 
     fn must_be_active(&self, change: &'static str) -> Result<(), IllegalChange> {
@@ -441,9 +464,37 @@ impl Lease {
         lists
     }
 
-    /// Whether a renewal at `now` could still move its expiry.
+    /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
+    /// them no more, so whoever does is another one. None of any other lease.
+    pub fn superseded(&self) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
+        let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
+        let Handle::X509 { ca, serials, .. } = &self.handle else { return lists };
+        let revoked_at = self.made_at();
+        let is_older = |live: &&LiveSerial| {
+            self.enrolled && Serial::from_hex(&live.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
+        };
+        for LiveSerial { serial, not_after, ca: issued_by } in serials.iter().filter(is_older) {
+            let list = RevocationList::Crl(issued_by.as_ref().unwrap_or(ca).clone());
+            lists.entry(list).or_default().push(RevokedSerial { serial: serial.clone(), revoked_at, not_after: *not_after });
+        }
+        lists
+    }
+
+    /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.
+    pub fn generation_of(&self, serial: &str) -> Option<u32> {
+        let Handle::X509 { serials, .. } = &self.handle else { return None };
+        let live = serials.iter().find(|live| live.serial == serial)?;
+        Some(Serial::from_hex(&live.serial)?.generation(self.generation))
+    }
+
+    /// When the newest credential that was handed out expires.
+    pub fn held_until(&self) -> Timestamp {
+        self.held_until.unwrap_or(self.expires_at)
+    }
+
+    /// Whether a renewal at `now` could still give a credential that lives longer than the newest one.
     pub fn renewable(&self, now: Timestamp) -> bool {
-        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.expires_at
+        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.held_until()
     }
 
     /// When the sweep must look at it next: when it is live its expiry (a revocation or a reservation that a crash left

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod claim;
 pub mod credential;
+pub mod enrollment;
 pub mod error;
 pub mod event;
 pub mod fault;

@@ -97,6 +97,11 @@ name!(
     RegistryName, "registry name"
 );
 
+name!(
+    /// The name of an agent that is enrolled.
+    AgentName, "agent name"
+);
+
 /// A trust domain: a lower-case DNS name, as the SPIFFE ID standard (section 2.1) has it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -16,6 +16,8 @@ pub enum RevocationList {
     Crl(CaName),
     /// A policy at an IAM role that denies; entries are lease ids (32 hex digits).
     Aws(AwsDeny),
+    /// Leases that were revoked lately, whatever their kind, so that every server sees it at once; entries are lease ids (32 hex digits).
+    Recent,
 }
 
 /// A policy at an IAM role that denies what was revoked.
@@ -72,15 +74,19 @@ impl From<CaName> for RevocationList {
     }
 }
 
-/// A CA's name alone, or `aws:<way into AWS>:<by>:<ARN of the role>`: no CA's name holds a colon.
+/// A CA's name alone, `aws:<way into AWS>:<by>:<ARN of the role>`, or `recent:leases`: no CA's name holds a colon.
 impl fmt::Display for RevocationList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Crl(ca) => f.write_str(ca.as_str()),
+            Self::Recent => f.write_str(RECENT),
             Self::Aws(AwsDeny { aws, by, role_arn }) => write!(f, "aws:{aws}:{}:{role_arn}", by.as_str()),
         }
     }
 }
+
+/// The text of [`RevocationList::Recent`].
+const RECENT: &str = "recent:leases";
 
 /// A text that names no list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +98,9 @@ impl FromStr for RevocationList {
 
     fn from_str(text: &str) -> Result<Self, BadRevocationList> {
         let bad = || BadRevocationList(text.to_owned());
+        if text == RECENT {
+            return Ok(Self::Recent);
+        }
         let Some(rest) = text.strip_prefix("aws:") else {
             return text.parse().map(Self::Crl).map_err(|_| bad());
         };
@@ -115,12 +124,15 @@ mod tests {
         };
         for (list, text) in [
             (RevocationList::Crl("issuing".parse().unwrap()), "issuing"),
+            (RevocationList::Recent, "recent:leases"),
             (RevocationList::Aws(deny), "aws:main:session_tag:arn:aws:iam::123456789012:role/ci/deploy"),
         ] {
             assert_eq!(list.to_string(), text);
             assert_eq!(text.parse::<RevocationList>().unwrap(), list);
         }
-        for bad in ["", "A", "aws:main", "aws:main:session_tag", "aws:main:nothing:arn", "aws:M:session_tag:arn"] {
+        for bad in
+            ["", "A", "recent:", "recent:leases:", "aws:main", "aws:main:session_tag", "aws:main:nothing:arn", "aws:M:session_tag:arn"]
+        {
             assert!(bad.parse::<RevocationList>().is_err(), "{bad}");
         }
     }

@@ -48,6 +48,14 @@ pub struct Role {
 }
 
 impl Role {
+    /// What it says as a role for first identities; none of any other role.
+    pub fn enrollment(&self) -> Option<&X509Role> {
+        match &self.spec {
+            RoleSpec::X509(spec) if spec.enrollment => Some(spec),
+            _ => None,
+        }
+    }
+
     /// The kind of credential that it vends.
     pub fn kind(&self) -> CredentialKind {
         match self.spec {
@@ -221,6 +229,8 @@ pub struct X509Role {
     pub ext_key_usage: Vec<ExtKeyUsage>,
     /// The public keys that are taken; at least one.
     pub key_types: Vec<KeyType>,
+    /// Whether it is for first identities only: had by redeeming an enrolment code, and renewed by the very certificate; never issued.
+    pub enrollment: bool,
 }
 
 /// An extended key usage (RFC 5280 section 4.2.1.12).

@@ -32,6 +32,12 @@ pub enum BadSpiffeId {
     Path,
 }
 
+impl std::fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "spiffe://{}{}", self.trust_domain, self.path)
+    }
+}
+
 impl std::str::FromStr for SpiffeId {
     type Err = BadSpiffeId;
 
@@ -60,7 +66,7 @@ mod tests {
     fn takes_the_standard_form_only() {
         for good in ["spiffe://example.org", "spiffe://example.org/a", "spiffe://a_b-c.1/A/b.c/..d/_-.", "spiffe://1.2.3.4/x"] {
             let id: SpiffeId = good.parse().unwrap();
-            assert_eq!(format!("spiffe://{}{}", id.trust_domain, id.path), good);
+            assert_eq!(id.to_string(), good);
         }
         for (bad, why) in [
             ("", BadSpiffeId::Scheme),

@@ -10,7 +10,7 @@ use super::{
     error::{Code, Error, Result},
     identity::Identity,
     lease::LeaseId,
-    name::RoleName,
+    name::{AgentName, RoleName, TenantName},
 };
 
 /// The longest rendered text, in bytes (RFC 5280 bounds a common name at 64 characters; that check is the linter's).
@@ -88,6 +88,7 @@ enum Part {
     Tenant,
     Role,
     Lease,
+    EnrollmentName,
     Claim(String),
 }
 
@@ -110,6 +111,9 @@ pub enum BadTemplate {
     /// `${…}` that is none of AWS' policy variables.
     #[error("${{{0}}} is no policy variable of AWS: it names a key like aws:username, or is one of * ? $")]
     Variable(String),
+    /// The name of an enrolment in a role that is not for enrolment.
+    #[error("{{enrollment.name}} stands in the names of roles for first identities only (kind x509, enrollment = true)")]
+    Enrollment,
     /// The lease's id where there is none yet.
     #[error("{{lease}} cannot stand in {0:?}")]
     Lease(String),
@@ -121,6 +125,12 @@ pub enum BadTemplate {
 impl Template {
     /// Parses a template.
     pub fn parse(source: &str) -> Result<Self, BadTemplate> {
+        let template = Self::parse_for_enrollment(source)?;
+        if template.names_enrollment() { Err(BadTemplate::Enrollment) } else { Ok(template) }
+    }
+
+    /// The same for a role for first identities, in which `{enrollment.name}` may stand.
+    pub fn parse_for_enrollment(source: &str) -> Result<Self, BadTemplate> {
         let brace = || BadTemplate::Brace(source.to_owned());
         let mut parts = Vec::new();
         let mut rest = source;
@@ -177,6 +187,7 @@ impl Template {
             "tenant" => Ok(Part::Tenant),
             "role" => Ok(Part::Role),
             "lease" => Ok(Part::Lease),
+            "enrollment.name" => Ok(Part::EnrollmentName),
             _ => match name.strip_prefix("claims.") {
                 Some(claim) if !claim.is_empty() => Ok(Part::Claim(claim.to_owned())),
                 _ => Err(BadTemplate::Placeholder(name.to_owned())),
@@ -207,6 +218,11 @@ impl Template {
         self.parts.contains(&Part::Lease)
     }
 
+    /// Whether `{enrollment.name}` stands in it.
+    pub fn names_enrollment(&self) -> bool {
+        self.parts.contains(&Part::EnrollmentName)
+    }
+
     /// Whether `*` or `?` stands directly after a placeholder: as a pattern the rendered text covers longer values, too.
     pub fn is_open_ended(&self) -> bool {
         self.parts.windows(2).any(|pair| match pair {
@@ -220,22 +236,55 @@ impl Template {
     pub fn sample(&self) -> String {
         let texts = self.parts.iter().map(|part| match part {
             Part::Literal(literal) => literal.as_str(),
-            Part::Tenant | Part::Role | Part::Lease | Part::Claim(_) => "a",
+            Part::Tenant | Part::Role | Part::Lease | Part::EnrollmentName | Part::Claim(_) => "a",
         });
         texts.collect()
     }
 
     /// Renders it for a caller; refuses a claim that is absent or whose value cannot stand in `place`, and `{lease}`.
     pub fn render(&self, place: Place, identity: &Identity, role: &RoleName) -> Result<String> {
-        self.fill(place, identity, role, None)
+        self.fill(place, identity, role, None, None)
+    }
+
+    /// The same for an agent whose name is known from the certificate that it renews.
+    pub fn render_for_agent(&self, place: Place, identity: &Identity, role: &RoleName, name: Option<&AgentName>) -> Result<String> {
+        self.fill(place, identity, role, None, name)
+    }
+
+    /// Reads back what the template rendered to for an agent of a tenant: its name, where that stands in the template. None when the text
+    /// is not of this template (any more).
+    pub fn read_back(&self, text: &str, tenant: &TenantName, role: &RoleName) -> Option<Option<AgentName>> {
+        let (mut before, mut after, mut names) = (String::new(), String::new(), 0);
+        for part in &self.parts {
+            let side = if names == 0 { &mut before } else { &mut after };
+            match part {
+                Part::Literal(literal) => side.push_str(literal),
+                Part::Tenant => side.push_str(tenant.as_str()),
+                Part::Role => side.push_str(role.as_str()),
+                Part::EnrollmentName => names += 1,
+                Part::Lease | Part::Claim(_) => return None,
+            }
+        }
+        match names {
+            0 => (text == before).then_some(None),
+            1 => text.strip_prefix(&before)?.strip_suffix(&after)?.parse().ok().map(Some),
+            _ => None,
+        }
     }
 
     /// The same where the lease's id is known.
     pub fn render_with_lease(&self, place: Place, identity: &Identity, role: &RoleName, lease: LeaseId) -> Result<String> {
-        self.fill(place, identity, role, Some(lease))
+        self.fill(place, identity, role, Some(lease), None)
     }
 
-    fn fill(&self, place: Place, identity: &Identity, role: &RoleName, lease: Option<LeaseId>) -> Result<String> {
+    fn fill(
+        &self,
+        place: Place,
+        identity: &Identity,
+        role: &RoleName,
+        lease: Option<LeaseId>,
+        agent: Option<&AgentName>,
+    ) -> Result<String> {
         let run_together = |bad: BadTemplate| Error::new(Code::ClaimNotUsable, bad.to_string());
         let marks = if place.keeps_apart() { self.marks().map_err(run_together)? } else { Vec::new() };
         let mut text = String::with_capacity(self.source.len() + 32);
@@ -248,6 +297,11 @@ impl Template {
                     let lease =
                         lease.ok_or_else(|| Error::new(Code::ClaimNotUsable, BadTemplate::Lease(self.source.clone()).to_string()))?;
                     text.push_str(&lease.to_string());
+                }
+                Part::EnrollmentName => {
+                    let value = enrollment_name(place, identity, agent)?;
+                    self.check_marks("enrollment.name", value, &marks)?;
+                    text.push_str(value);
                 }
                 Part::Claim(name) => {
                     let value = claim_text(name, place, identity)?;
@@ -278,7 +332,7 @@ impl Template {
             match part {
                 Part::Literal(literal) => between.iter_mut().for_each(|between| between.push_str(literal)),
                 Part::Role => {}
-                Part::Tenant | Part::Lease | Part::Claim(_) => {
+                Part::Tenant | Part::Lease | Part::EnrollmentName | Part::Claim(_) => {
                     if let Some(between) = between.replace(String::new()) {
                         marks.push(mark_of(&between).ok_or_else(|| BadTemplate::RunTogether(self.source.clone()))?);
                     }
@@ -306,6 +360,15 @@ impl Template {
 fn mark_of(between: &str) -> Option<char> {
     let structural = between.chars().find(|c| matches!(c, '/' | ':'));
     structural.or_else(|| between.chars().find(|c| !c.is_ascii_alphanumeric()))
+}
+
+fn enrollment_name<'a>(place: Place, identity: &'a Identity, agent: Option<&'a AgentName>) -> Result<&'a str> {
+    let refuse = |why: &str| Error::new(Code::ClaimNotUsable, why);
+    let name = agent.or_else(|| identity.enrolled().map(|enrolled| &enrolled.enrollment.name));
+    let name = name
+        .map(AgentName::as_str)
+        .ok_or_else(|| refuse("the role is for first identities: an operator makes a code with `daypass enroll create`"))?;
+    if place.takes(name) { Ok(name) } else { Err(refuse(&format!("the agent's name cannot be used by this role: {}", place.rule()))) }
 }
 
 fn claim_text(name: &str, place: Place, identity: &Identity) -> Result<String> {

@@ -43,8 +43,13 @@ pub enum Member {
 impl Member {
     /// Whether a certificate's holder is this member.
     pub fn matches_certificate(&self, peer: &PeerCertificate) -> bool {
+        self.is_certificate(&peer.trust_domain, &peer.id)
+    }
+
+    /// Whether the holder of any certificate of this identity is this member.
+    pub fn is_certificate(&self, of: &TrustDomain, shown: &str) -> bool {
         match self {
-            Self::Certificate { trust_domain, id } => *trust_domain == peer.trust_domain && matches_id(id, &peer.id),
+            Self::Certificate { trust_domain, id } => trust_domain == of && matches_id(id, shown),
             Self::Token { .. } => false,
         }
     }

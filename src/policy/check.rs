@@ -116,7 +116,7 @@ impl<'a> Checker<'a> {
                 fields.into_iter().filter_map(|(field, there)| there.then_some(field)).collect()
             }
             ["resource"] => vec!["kind", "subject", "own"],
-            ["context"] => vec!["ttl_seconds", "time", "peer_address", "peer"],
+            ["context"] => vec!["ttl_seconds", "tenant", "time", "peer_address", "peer"],
             ["context", "peer"] => vec!["trust_domain", "id", "subject", "serial"],
             _ => return None,
         };
@@ -185,7 +185,7 @@ impl<'a> Checker<'a> {
                 ValidationWarning::InvalidActionApplication(_) if said => {}
                 ValidationWarning::InvalidActionApplication(_) => unsafe_names.push((
                     place(warning),
-                    "this policy can never apply: none of its actions is on such a resource (issue and explain are on a Role; renew, read and revoke on a Lease; audit on a Tenant)".to_owned(),
+                    "this policy can never apply: none of its actions is on such a resource (issue, explain and enroll are on a Role; renew, read and revoke on a Lease; audit on a Tenant)".to_owned(),
                 )),
                 other => unsafe_names.push((place(other), plain(&sentence(other), &policy.id))),
             }

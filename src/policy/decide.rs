@@ -16,6 +16,7 @@ use crate::model::{
     identity::Identity,
     name::{RoleName, TenantName},
     role::{Role, RoleOwner},
+    tenant::Tenant,
     time::whole_second,
 };
 
@@ -62,7 +63,7 @@ impl PolicyBook {
     ///
     /// # Errors
     /// In this order: `RoleNotFound` (also for a role of another tenant), `TenantEnded`, `InvalidRequest` for a `ttl` under
-    /// one second or over the role's maximum, `Denied`. `NoTenant`, `Unauthenticated` or `CertificateRevoked` when the
+    /// one second or over the role's maximum, `Denied` (also for a role for first identities). `NoTenant`, `Unauthenticated` or `CertificateRevoked` when the
     /// catalog no longer has the caller's tenant, issuer, claims or trust domain.
     pub fn decide_issue(
         &self,
@@ -75,11 +76,13 @@ impl PolicyBook {
         let caller = self.caller(identity)?;
         let role = self.role_of(&caller, role).ok_or_else(|| self.refuse(self.no_role(&caller, role, peer_address, now)))?;
         self.in_force(&caller, now)?;
+        self.can_be_issued(role)?;
         let ttl = self.ttl(role, ttl)?;
         let ask = Ask {
             action: Action::Issue,
             target: Target::Role(&role.name, Some(role)),
             ttl_seconds: Some(ttl.as_secs()),
+            tenant: None,
             peer_address,
             now,
         };
@@ -109,7 +112,8 @@ impl PolicyBook {
     ) -> Result<(), Box<Denial>> {
         let caller = self.caller(identity)?;
         let configured = self.catalog.roles.get(role).map(AsRef::as_ref);
-        let ask = Ask { action: Action::Explain, target: Target::Role(role, configured), ttl_seconds: None, peer_address, now };
+        let ask =
+            Ask { action: Action::Explain, target: Target::Role(role, configured), ttl_seconds: None, tenant: None, peer_address, now };
         let refused = match self.permit(&caller, &ask) {
             Ok(_) => return Ok(()),
             Err(refused) => refused,
@@ -135,7 +139,7 @@ impl PolicyBook {
         now: Timestamp,
     ) -> Result<(), Box<Denial>> {
         let caller = self.caller(identity)?;
-        let ask = Ask { action: Action::Audit, target: Target::Tenant(tenant), ttl_seconds: None, peer_address, now };
+        let ask = Ask { action: Action::Audit, target: Target::Tenant(tenant), ttl_seconds: None, tenant: None, peer_address, now };
         self.permit(&caller, &ask).map(|_| ())
     }
 
@@ -155,7 +159,7 @@ impl PolicyBook {
         let policies = self.caller(identity).ok().and_then(|caller| {
             let seconds = ttl.unwrap_or(grant.role().default_ttl).as_secs();
             let target = Target::Role(role, Some(grant.role()));
-            let ask = Ask { action: Action::Issue, target, ttl_seconds: Some(seconds), peer_address, now };
+            let ask = Ask { action: Action::Issue, target, ttl_seconds: Some(seconds), tenant: None, peer_address, now };
             let query = self.query(&caller, &ask).ok()?;
             Some(self.considered(&caller, &ask, &query))
         });
@@ -174,12 +178,29 @@ impl PolicyBook {
         })
     }
 
+    /// That it is not for first identities: those are had by a code, and who has one needs no sibling of it.
+    fn can_be_issued(&self, role: &Role) -> Result<(), Refused> {
+        if role.enrollment().is_none() {
+            return Ok(());
+        }
+        let message = format!(
+            "the role {:?} is for first identities only: an operator makes a code with `daypass enroll create`, and `daypass agent enroll` \
+             redeems it",
+            role.name.as_str()
+        );
+        Err(self.refuse(Error::new(Code::Denied, message)))
+    }
+
     /// That the caller's tenant has not ended.
     pub(super) fn in_force(&self, caller: &Caller<'_>, now: Timestamp) -> Result<(), Refused> {
-        match caller.tenant.ends_at {
+        self.tenant_in_force(caller.tenant, now)
+    }
+
+    /// That a tenant has not ended.
+    pub(super) fn tenant_in_force(&self, tenant: &Tenant, now: Timestamp) -> Result<(), Refused> {
+        match tenant.ends_at {
             Some(end) if whole_second(end) <= now => {
-                let message =
-                    format!("the contract of tenant {:?} ended at {end}; ask the operators to extend it", caller.tenant.name.as_str());
+                let message = format!("the contract of tenant {:?} ended at {end}; ask the operators to extend it", tenant.name.as_str());
                 Err(self.refuse(Error::new(Code::TenantEnded, message)))
             }
             _ => Ok(()),
@@ -276,11 +297,11 @@ impl PolicyBook {
     }
 
     fn may_issue(&self, caller: &Caller<'_>, role: &Role, peer_address: Option<IpAddr>, now: Timestamp) -> bool {
-        if self.role_of(caller, &role.name).is_none() || self.in_force(caller, now).is_err() {
+        if self.role_of(caller, &role.name).is_none() || role.enrollment().is_some() || self.in_force(caller, now).is_err() {
             return false;
         }
         let target = Target::Role(&role.name, Some(role));
-        let ask = Ask { action: Action::Issue, target, ttl_seconds: Some(role.default_ttl.as_secs()), peer_address, now };
+        let ask = Ask { action: Action::Issue, target, ttl_seconds: Some(role.default_ttl.as_secs()), tenant: None, peer_address, now };
         self.allows(caller, &ask).unwrap_or(false)
     }
 
@@ -299,6 +320,7 @@ impl PolicyBook {
 fn denied(caller: &Caller<'_>, ask: &Ask<'_>, verdict: &Verdict<'_>) -> String {
     let what = match (ask.action, &ask.target) {
         (Action::Explain, Target::Role(role, _)) => format!("see why the role {:?} is granted or denied", role.as_str()),
+        (Action::Enroll, Target::Role(role, _)) => format!("make an enrolment code for the role {:?} and that tenant", role.as_str()),
         (Action::Audit, Target::Tenant(tenant)) => format!("see the records of tenant {:?}", tenant.as_str()),
         (action, Target::Lease(lease)) => format!("{} this lease of the role {:?}", action.as_str(), lease.role.as_str()),
         (action, Target::Role(role, _)) => format!("{} the role {:?}", action.as_str(), role.as_str()),

@@ -52,6 +52,8 @@ pub(super) struct Ask<'a> {
     pub target: Target<'a>,
     /// Whole seconds; only for `issue` and `renew`.
     pub ttl_seconds: Option<i64>,
+    /// Whose agent it will be; only for `enroll`.
+    pub tenant: Option<&'a TenantName>,
     pub peer_address: Option<IpAddr>,
     pub now: Timestamp,
 }
@@ -71,6 +73,8 @@ impl<'a> Caller<'a> {
         let (ty, attributes) = match &identity.proof {
             Proof::Certificate(peer) => (Some(&vocabulary.certificate), certificate_attributes(catalog, peer)?),
             Proof::Token { token, .. } => (vocabulary.tokens.get(&token.issuer), token_attributes(catalog, token)?),
+            // Good for one thing, which asks no policy: who made the code was asked.
+            Proof::Enrollment(_) => return Err(Error::internal("policies are asked about an enrolment code")),
         };
         let ty = ty.ok_or_else(|| Error::internal("a token's issuer is in the catalog and not in the vocabulary"))?;
         let id = identity.subject().as_str();
@@ -82,7 +86,7 @@ impl<'a> Caller<'a> {
 
     /// Whether a lease is this caller's.
     pub fn owns(&self, lease: &Lease) -> bool {
-        lease.tenant == self.identity.tenant && lease.subject == *self.identity.subject()
+        self.identity.owns(lease)
     }
 }
 
@@ -153,6 +157,9 @@ fn context(caller: &Caller<'_>, ask: &Ask<'_>) -> Result<Context> {
     let mut pairs = vec![("time".to_owned(), RestrictedExpression::new_datetime(format!("{:.3}", ask.now)))];
     if let Some(ttl) = ask.ttl_seconds {
         pairs.push(("ttl_seconds".to_owned(), RestrictedExpression::new_long(ttl)));
+    }
+    if let Some(tenant) = ask.tenant {
+        pairs.push(text("tenant", tenant.as_str()));
     }
     if let Some(address) = ask.peer_address {
         pairs.push(("peer_address".to_owned(), RestrictedExpression::new_ip(address.to_canonical().to_string())));

@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::model::{Timestamp, identity::Identity, role::Role, tenant::Tenant};
+use crate::model::{
+    Timestamp,
+    identity::{Identity, Subject},
+    role::Role,
+    tenant::Tenant,
+};
 
 /// A permission to mint one credential.
 #[derive(Debug, Clone)]
 pub struct Grant {
     identity: Arc<Identity>,
+    holder: Subject,
     tenant: Arc<Tenant>,
     role: Arc<Role>,
     expires_at: Timestamp,
@@ -25,7 +31,17 @@ impl Grant {
         policies: Vec<String>,
         policy_version: Arc<str>,
     ) -> Self {
-        Self { identity, tenant, role, expires_at, renew_until, policies, policy_version }
+        Self { holder: identity.subject().clone(), identity, tenant, role, expires_at, renew_until, policies, policy_version }
+    }
+
+    /// The same for a holder that is not who asks.
+    pub(super) fn held_by(self, holder: Subject) -> Self {
+        Self { holder, ..self }
+    }
+
+    /// Whose the lease will be: the caller's, or who a first identity's certificate will show.
+    pub fn holder(&self) -> &Subject {
+        &self.holder
     }
 
     /// The caller.

@@ -61,17 +61,12 @@ impl PolicyBook {
         now: Timestamp,
     ) -> Result<Grant, Box<Denial>> {
         let caller = self.caller(identity)?;
-        if !caller.owns(lease) {
-            return Err(self.no_lease());
-        }
-        self.in_force(&caller, now)?;
-        self.renewable_state(lease, now)?;
-        let gone = || self.refuse(Error::new(Code::RoleNotFound, format!("the role {:?} is no longer there for you", lease.role.as_str())));
-        let role = self.role_of(&caller, &lease.role).ok_or_else(gone)?;
-        self.same_kind(lease, role)?;
+        self.holds(&caller, lease, now)?;
+        let role = self.role_held(&caller, lease)?;
         let ttl = self.ttl(role, ttl)?;
         let ceiling = self.ceiling(&caller, lease, role, now)?;
-        let ask = Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), peer_address, now };
+        let ask =
+            Ask { action: Action::Renew, target: Target::Lease(lease), ttl_seconds: Some(ttl.as_secs()), tenant: None, peer_address, now };
         let policies = self.permit(&caller, &ask)?;
         let expires_at = whole_second(after(now, ttl)).min(ceiling).max(lease.expires_at);
         Ok(self.grant(identity, &caller, role, (expires_at, lease.renew_until), policies))
@@ -91,7 +86,7 @@ impl PolicyBook {
         now: Timestamp,
     ) -> Result<(), Box<Denial>> {
         let caller = self.caller(identity)?;
-        let ask = Ask { action: action.into(), target: Target::Lease(lease), ttl_seconds: None, peer_address, now };
+        let ask = Ask { action: action.into(), target: Target::Lease(lease), ttl_seconds: None, tenant: None, peer_address, now };
         let Err(refused) = self.permit(&caller, &ask) else { return Ok(()) };
         if refused.error.code() != Code::Denied {
             return Err(refused);
@@ -121,6 +116,35 @@ impl PolicyBook {
         Ok(LeaseDecisions { book: self, caller, action, peer_address, now, known: HashMap::new() })
     }
 
+    /// That a lease is the caller's own and lives.
+    pub(super) fn holds(&self, caller: &Caller<'_>, lease: &Lease, now: Timestamp) -> Result<(), Refused> {
+        if !caller.owns(lease) {
+            return Err(self.no_lease());
+        }
+        self.in_force(caller, now)?;
+        self.renewable_state(lease, now)
+    }
+
+    /// The role of a caller's lease, while it is there for the caller and gives what it gave.
+    pub(super) fn role_held(&self, caller: &Caller<'_>, lease: &Lease) -> Result<&Arc<Role>, Refused> {
+        let gone = || self.refuse(Error::new(Code::RoleNotFound, format!("the role {:?} is no longer there for you", lease.role.as_str())));
+        let role = self.role_of(caller, &lease.role).ok_or_else(gone)?;
+        self.same_kind(lease, role)?;
+        self.same_identity(lease, role)?;
+        Ok(role)
+    }
+
+    /// A first identity names its holder: under another name the lease would be nobody's.
+    fn same_identity(&self, lease: &Lease, role: &Role) -> Result<(), Refused> {
+        let uri = role.enrollment().and_then(|spec| spec.uri_sans.first());
+        let same = uri.is_some_and(|uri| uri.read_back(lease.subject.as_str(), &lease.tenant, &role.name).is_some());
+        if !lease.enrolled || same {
+            return Ok(());
+        }
+        let message = "the role gives agents other names since, or is not for first identities any more; enrol the agent anew";
+        Err(self.refuse(Error::new(Code::NotRenewable, message)))
+    }
+
     fn no_lease(&self) -> Refused {
         self.refuse(Error::new(Code::LeaseNotFound, NO_SUCH_LEASE))
     }
@@ -144,10 +168,10 @@ impl PolicyBook {
     }
 
     /// The latest that a renewal may reach, in whole seconds; at least the lease's present expiry.
-    fn ceiling(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, now: Timestamp) -> Result<Timestamp, Refused> {
+    pub(super) fn ceiling(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, now: Timestamp) -> Result<Timestamp, Refused> {
         let end = whole_second(caller.tenant.ends_at.unwrap_or(Timestamp::MAX)).min(lease.renew_until);
         let ceiling = whole_second(after(now, role.max_ttl)).min(end);
-        if lease.renewable(now) && end > lease.expires_at && ceiling >= lease.expires_at {
+        if lease.renewable(now) && end > lease.held_until() && ceiling >= lease.expires_at {
             return Ok(ceiling);
         }
         let message = format!("the lease ends at {} and cannot be renewed further; issue a new one", lease.expires_at);
@@ -162,7 +186,7 @@ pub struct LeaseDecisions<'a> {
     action: LeaseAction,
     peer_address: Option<IpAddr>,
     now: Timestamp,
-    known: HashMap<(RoleName, TenantName, Subject, CredentialKind), bool>,
+    known: HashMap<(RoleName, TenantName, Subject, CredentialKind, bool), bool>,
 }
 
 impl LeaseDecisions<'_> {
@@ -172,12 +196,12 @@ impl LeaseDecisions<'_> {
     /// `Internal` when the question could not be put.
     pub fn allows(&mut self, lease: &Lease) -> Result<bool> {
         // All that policies can see of a lease.
-        let facts = (lease.role.clone(), lease.tenant.clone(), lease.subject.clone(), lease.kind);
+        let facts = (lease.role.clone(), lease.tenant.clone(), lease.subject.clone(), lease.kind, self.caller.owns(lease));
         if let Some(known) = self.known.get(&facts) {
             return Ok(*known);
         }
         let (peer_address, now) = (self.peer_address, self.now);
-        let ask = Ask { action: self.action.into(), target: Target::Lease(lease), ttl_seconds: None, peer_address, now };
+        let ask = Ask { action: self.action.into(), target: Target::Lease(lease), ttl_seconds: None, tenant: None, peer_address, now };
         let allows = self.book.allows(&self.caller, &ask)?;
         if self.known.len() < MAX_REMEMBERED {
             self.known.insert(facts, allows);

@@ -77,13 +77,17 @@ pub(super) fn lint(catalog: &Catalog, policy: &Parsed<'_>) -> Found {
     found
 }
 
-/// Roles that no policy permits anybody to issue.
+/// Roles that no policy permits anybody to issue, or to enrol for.
 pub(super) fn unreachable_roles(file: &str, catalog: &Catalog, rules: &[Rule]) -> Vec<Fault> {
+    let action = |role: &RoleName| match catalog.roles.get(role).and_then(|role| role.enrollment()) {
+        Some(_) => (Action::Enroll, "make an enrolment code for"),
+        None => (Action::Issue, "issue"),
+    };
     let reachable = |role: &RoleName| {
         let target = super::facts::Target::Role(role, catalog.roles.get(role).map(AsRef::as_ref));
-        rules.iter().any(|rule| rule.permits && rule.reach.0.admits(Action::Issue) && rule.reach.admits_target(&target))
+        rules.iter().any(|rule| rule.permits && rule.reach.0.admits(action(role).0) && rule.reach.admits_target(&target))
     };
-    let message = |role: &RoleName| format!("[{UNREACHABLE_ROLE}] no policy lets anybody issue the role {:?}", role.as_str());
+    let message = |role: &RoleName| format!("[{UNREACHABLE_ROLE}] no policy lets anybody {} the role {:?}", action(role).1, role.as_str());
     let unreachable = catalog.roles.keys().filter(|role| !reachable(role));
     unreachable.map(|role| Fault { file: file.to_owned(), line: 0, message: message(role) }).collect()
 }
@@ -102,9 +106,11 @@ fn blanket(policy: &Parsed<'_>) -> Option<String> {
 }
 
 fn mutable_identity(catalog: &Catalog, policy: &Parsed<'_>) -> Option<String> {
-    if !policy.tree.scope.admits(Action::Issue) {
+    let (issues, enrolls) = (policy.tree.scope.admits(Action::Issue), policy.tree.scope.admits(Action::Enroll));
+    if !issues && !enrolls {
         return None;
     }
+    let what = if issues { "issue" } else { "enroll" };
     let loose: Vec<_> = issuers(catalog, policy)
         .into_iter()
         .filter_map(|(issuer, claims)| {
@@ -117,7 +123,7 @@ fn mutable_identity(catalog: &Catalog, policy: &Parsed<'_>) -> Option<String> {
         .collect();
     let message = |issuers: String| {
         format!(
-            "this permit to issue pins no immutable id of the callers of {issuers}: names are given away and taken again; compare one with =="
+            "this permit to {what} pins no immutable id of the callers of {issuers}: names are given away and taken again; compare one with =="
         )
     };
     (!loose.is_empty()).then(|| message(loose.join(" and ")))

@@ -3,12 +3,14 @@
 mod book;
 mod check;
 mod decide;
+mod enroll;
 mod explain;
 mod facts;
 mod grant;
 mod index;
 mod lease;
 mod lint;
+mod rotate;
 mod schema;
 mod source;
 mod syntax;
@@ -19,6 +21,7 @@ pub use explain::{MAX_CONDITION_TEXT, MAX_EXPLAINED_CONDITIONS, MAX_EXPLAINED_PO
 pub use grant::{ConsideredPolicy, Denial, Explanation, FailedCondition, Grant};
 pub use lease::{LeaseAction, LeaseDecisions, MAX_REMEMBERED, NO_SUCH_LEASE};
 pub use lint::{BLANKET_PERMIT, IMMUTABLE_CLAIMS, MUTABLE_IDENTITY, OPEN_SOURCE, UNREACHABLE_ROLE, WIDE_PATTERN};
+pub use rotate::WatchTerms;
 pub use schema::{schema, token_type};
 
 /// What a caller may be permitted to do.
@@ -36,11 +39,13 @@ pub enum Action {
     Explain,
     /// See a tenant's records.
     Audit,
+    /// Make an enrolment code for a role, for a tenant.
+    Enroll,
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 6] = [Self::Issue, Self::Renew, Self::Read, Self::Revoke, Self::Explain, Self::Audit];
+    pub const ALL: [Self; 7] = [Self::Issue, Self::Renew, Self::Read, Self::Revoke, Self::Explain, Self::Audit, Self::Enroll];
 
     /// Its name in policies.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +56,7 @@ impl Action {
             Self::Revoke => "revoke",
             Self::Explain => "explain",
             Self::Audit => "audit",
+            Self::Enroll => "enroll",
         }
     }
 }

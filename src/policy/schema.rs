@@ -17,6 +17,7 @@ const RESERVED: [&str; 10] = ["true", "false", "if", "then", "else", "in", "is",
 const ACTIONS: &str = r#"
 type Peer = { trust_domain: String, id: String, subject: String, serial: String };
 type Asked = { ttl_seconds: Long, time: datetime, peer_address?: ipaddr, peer?: Peer };
+type Enrolled = { tenant: String, time: datetime, peer_address?: ipaddr, peer?: Peer };
 type Seen = { time: datetime, peer_address?: ipaddr, peer?: Peer };
 
 entity Tenant;
@@ -28,7 +29,7 @@ entity Certificate in [Tenant] { trust_domain: String, id: String, subject: Stri
 /// The Cedar schema, as text, that policies over this catalog are checked against.
 ///
 /// Callers are a `Certificate`, or a `Token::<issuer>` whose `claims` are exactly those that the issuer's configuration
-/// names. `issue` and `explain` are on a `Role`; `renew`, `read` and `revoke` on a `Lease`; `audit` on a `Tenant`.
+/// names. `issue`, `explain` and `enroll` are on a `Role`; `renew`, `read` and `revoke` on a `Lease`; `audit` on a `Tenant`.
 pub fn schema(catalog: &Catalog) -> String {
     let mut text = ACTIONS.to_owned();
     let mut principals = vec!["Certificate".to_owned()];
@@ -46,6 +47,7 @@ pub fn schema(catalog: &Catalog) -> String {
         let (resource, context) = match action {
             Action::Issue => ("Role", "Asked"),
             Action::Explain => ("Role", "Seen"),
+            Action::Enroll => ("Role", "Enrolled"),
             Action::Renew => ("Lease", "Asked"),
             Action::Read | Action::Revoke => ("Lease", "Seen"),
             Action::Audit => ("Tenant", "Seen"),

@@ -12,11 +12,15 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     addresses::Addresses,
+    clones::{Suspect, Suspects, report},
     config::Limits,
     conn::{Conn, Held, Registry},
     tls::TlsEdge,
 };
-use crate::{authn::mtls::with_verdict, clock::Clock};
+use crate::{
+    authn::mtls::{Heard, with_verdict},
+    clock::Clock,
+};
 
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -36,6 +40,7 @@ pub(super) struct Acceptor {
     pub registry: Arc<Registry>,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
+    pub suspects: Suspects,
 }
 
 impl Acceptor {
@@ -92,19 +97,22 @@ impl Acceptor {
         let _best_effort = tcp.set_nodelay(true);
         let acceptor = TlsAcceptor::from(self.edge.config());
         let limit = super::config::std_duration(self.limits.handshake_timeout);
-        let (accepted, verdict) = with_verdict(tokio::time::timeout(limit, acceptor.accept(tcp).into_fallible())).await;
+        let (accepted, heard) = with_verdict(tokio::time::timeout(limit, acceptor.accept(tcp).into_fallible())).await;
         let tls = match accepted {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, tcp))) => {
+                if let Heard::Revoked(peer) = heard {
+                    report(&self.suspects, Suspect { peer, address: address.ip() });
+                }
                 tokio::spawn(close_gently(tcp, held));
                 return refused(address, &error.to_string());
             }
             Err(_) => return refused(address, "the handshake took too long"),
         };
         let now = self.clock.now();
-        let verdict = match (tls.get_ref().1.peer_certificates(), verdict) {
+        let verdict = match (tls.get_ref().1.peer_certificates(), heard) {
             (None, _) => None,
-            (Some(_), Some(verdict)) if self.edge.stands(&verdict, now) => Some(verdict),
+            (Some(_), Heard::Verdict(verdict)) if self.edge.stands(&verdict, now) => Some(verdict),
             // The trust changed while the handshake ran.
             (Some(chain), _) => match self.edge.judge(chain, now) {
                 Ok(verdict) => Some(verdict),

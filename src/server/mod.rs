@@ -4,6 +4,7 @@ mod addresses;
 pub mod admin;
 mod bundles;
 mod callers;
+mod clones;
 pub mod config;
 mod conn;
 pub mod dev;

@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,7 @@ use super::{
     admin::AdminSocket,
     bundles::{self, Bundles},
     callers::Callers,
+    clones,
     config::{Config, Limits, StoreConfig, std_duration},
     conn::Registry,
     grpc::{self, Edge},
@@ -34,13 +35,10 @@ use super::{
 use crate::{
     audit::disk::DiskLog,
     background::{self, Shutdown, ticker, until},
-    clock::{self, Clock, SystemClock},
-    model::{
-        error::{Error, Result},
-        lease::ServerId,
-    },
+    clock::{Clock, SystemClock},
+    model::error::{Error, Result},
     store::{EntryStore, LeaseStore, embedded::EmbeddedStore, redis::RedisStore},
-    vend::Vend,
+    vend::{Enrollments, Vend},
 };
 
 /// How often gauges are set and readiness is looked at.
@@ -66,13 +64,14 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let Stores { leases: store, entries } = open_stores(config.store)?;
-    let server = ServerId(u64::from_be_bytes(clock::random()));
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
     let edge = Arc::new(TlsEdge::new(clock.clone())?);
     let own = Arc::new(OwnCertificate::new(edge.clone()));
     own.want(config.identity)?;
-    let vend = Arc::new(Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules));
+    let vend = Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules);
+    let vend = Arc::new(vend.with_watch_limits(config.limits.of_watches()));
+    let server = vend.watches().server();
     let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries.clone())), server, config.wrapper.clone()));
     desk.prepare(&vend.rules(), config.wrapper).await?;
     vend.follow_cas();
@@ -102,7 +101,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let registry = Arc::new(Registry::default());
     let bundles = Bundles::new(&vend, config.limits.bundle_watches, config.limits.bundle_watches_per_address);
 
-    let presence = Presence::new(vend.clone(), entries, desk.clone(), bundles.clone(), server);
+    let presence = Presence::new(vend.clone(), entries.clone(), desk.clone(), bundles.clone(), server);
 
     let mut passes = background::start(&vend, &shutdown, &settled);
     passes.spawn(until(shutdown.clone(), trust::follow(parts.trust.clone(), vend.clone())));
@@ -111,8 +110,13 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     passes.spawn(until(shutdown.clone(), own_certificate::keep(own, vend.clone())));
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
+    passes.spawn(until(shutdown.clone(), end_watches(draining.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
     passes.spawn(until(shutdown.clone(), keys::keep(desk.clone())));
+    let (suspects, shown) = mpsc::channel(clones::SUSPECTS);
+    passes.spawn(until(shutdown.clone(), clones::look(vend.clone(), limiters.clone(), shown)));
+    let enrollments = Arc::new(Enrollments::new(vend.clone(), entries));
+    passes.spawn(until(shutdown.clone(), background::forget_enrollments(enrollments.clone())));
     tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
 
@@ -133,10 +137,11 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     if let Some(listener) = https_listener {
         web.spawn(http::serve(listener, Some(edge.clone()), closed, addresses(), stopped(shutdown.clone())));
     }
-    let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone() };
+    let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone(), suspects };
     let in_flight = TaskTracker::new();
     let grpc_edge = Arc::new(Edge {
         vend: vend.clone(),
+        enrollments,
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
         bundles,
@@ -245,6 +250,13 @@ async fn prefetch(parts: Arc<Parts>) {
     parts.authn.prefetch(parts.vend.now()).await;
 }
 
+/// Ends the streams of watched leases when a shutdown begins: it would wait for each of them.
+async fn end_watches(draining: Shutdown, vend: Arc<Vend>) {
+    stopped(draining).await;
+    vend.watches().close();
+    std::future::pending::<()>().await;
+}
+
 async fn stopped(mut shutdown: Shutdown) {
     let _sender_gone = shutdown.wait_for(|over| *over).await;
 }
@@ -261,6 +273,8 @@ async fn look(readiness: Arc<Readiness>, parts: Arc<Parts>, limiters: Arc<Limite
             let lag = stats.oldest_due.map_or(0.0, |due| now.duration_since(due).as_secs_f64().max(0.0));
             metrics::gauge!("daypass_sweep_lag_seconds").set(lag);
         }
+        metrics::gauge!("daypass_watches").set(parts.vend.watches().len() as f64);
+        metrics::gauge!("daypass_rotation_lag_seconds").set(parts.vend.watches().lag(now));
         let audit = parts.vend.audit_health();
         metrics::gauge!("daypass_audit_waiting").set(audit.waiting as f64);
         metrics::gauge!("daypass_audit_lag_seconds").set(audit.lag.as_secs_f64());

@@ -19,6 +19,13 @@ use crate::{
 impl Vend {
     /// Carries revocations out and closes the leases. Idempotent: the sweep does it again after a crash.
     pub(super) async fn carry_out(&self, revoking: Vec<Lease>, manner: Manner) -> Vec<(LeaseId, Result<Lease>)> {
+        if revoking.is_empty() {
+            return Vec::new();
+        }
+        // First, and again after a crash: whoever watches one of them at another server must learn of it.
+        if let Err(error) = self.tell_revoked(&revoking).await {
+            return revoking.into_iter().map(|lease| (lease.id, Err(error.clone()))).collect();
+        }
         let mut by_lists: BTreeMap<Vec<RevocationList>, Vec<Lease>> = BTreeMap::new();
         for lease in revoking {
             by_lists.entry(lease.revocation().into_keys().collect()).or_default().push(lease);
@@ -26,7 +33,7 @@ impl Vend {
         // All at once: a system that is away holds up what it alone would carry out.
         let groups = by_lists.into_iter().map(async |(lists, leases)| {
             let carried = match lists.as_slice() {
-                [] => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
+                [] | [RevocationList::Recent] => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
                 [RevocationList::Aws(deny)] => self.deny(deny, &leases, manner).await,
                 crls => self.withdraw(crls, &leases).await,
             };
@@ -44,7 +51,7 @@ impl Vend {
         let cas = || {
             crls.iter().filter_map(|list| match list {
                 RevocationList::Crl(ca) => Some(ca),
-                RevocationList::Aws(_) => None,
+                RevocationList::Aws(_) | RevocationList::Recent => None,
             })
         };
         for list in crls {

@@ -2,11 +2,15 @@
 //!
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
+mod acknowledge;
 mod bundle;
 mod carry_out;
+mod clones;
 mod crl;
 mod denies;
+mod enroll;
 mod exchange;
+mod first;
 mod issue;
 mod keys;
 mod open;
@@ -18,6 +22,7 @@ mod renew;
 mod revoke;
 mod steps;
 mod tail;
+mod watch;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -26,14 +31,22 @@ use arc_swap::ArcSwap;
 pub use bundle::{PublicCa, TrustBundle};
 pub use crl::{CrlDesk, PublishedCrl};
 pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS};
+pub use enroll::{
+    CODE_PREFIX, CreatedEnrollment, ENROLLMENT_REFUSED, Enrollments, MAX_LISTED_ENROLLMENTS, MAX_OPEN_ENROLLMENTS, NewEnrollment,
+};
 pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
 pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
 pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};
 pub use read::WhoAmI;
+pub use renew::Renewal;
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
+pub use watch::{
+    HeldLease, LONGEST_PAUSE, Lane, Opened, RECENT_KEPT, REMOTE_AT_ONCE, ROTATE_BATCH, SeenRevoked, WATCH_PENDING, WatchLimits,
+    WatchRequest, WatchStream, WatchWhat, Watched, Watches,
+};
 
 pub use crate::issuer::{jwt::Document, registry::RegistryToken};
 
@@ -89,15 +102,24 @@ pub struct Vend {
     crls: CrlDesk,
     denies: DenyLists,
     open: Open,
+    watches: Arc<Watches>,
 }
 
 impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
+        let watches = Arc::new(Watches::new(WatchLimits::default()));
         let (crls, denies, open) = (CrlDesk::new(), DenyLists::default(), Open::default());
-        let vend = Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies, open };
+        let vend = Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies, open, watches };
         vend.follow_cas();
         vend
+    }
+
+    /// The same under other limits of its streams.
+    #[must_use]
+    pub fn with_watch_limits(mut self, limits: WatchLimits) -> Self {
+        self.watches = Arc::new(Watches::new(limits));
+        self
     }
 
     /// The rules in force.
@@ -125,6 +147,11 @@ impl Vend {
     /// What a revocation or a failed call left to be closed.
     pub fn open(&self) -> &Open {
         &self.open
+    }
+
+    /// The streams of watched leases.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// Live leases by kind of role, for the start of metrics; see [`LeaseStore::stats`].

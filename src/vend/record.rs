@@ -72,13 +72,18 @@ impl Vend {
 
     /// Records a denial, and gives the error for the caller. When the record cannot be written the caller learns that instead.
     pub(super) async fn denied(&self, call: &Call, about: About<'_>, denial: Denial, now: Timestamp) -> Error {
-        let event = Event {
+        let event = Self::denial(call, about, &denial, now);
+        self.put_on_record(event, denial.error).await
+    }
+
+    /// The record of a denial.
+    pub(super) fn denial(call: &Call, about: About<'_>, denial: &Denial, now: Timestamp) -> Event {
+        Event {
             reason: Some(denial.error.code().as_str().into()),
             policy_version: Some(denial.explanation.policy_version.clone()),
             detail: denial.explanation.lines(),
             ..Self::about(event_of(call, Outcome::Denied, now), about)
-        };
-        self.put_on_record(event, denial.error).await
+        }
     }
 
     /// Records that an action was refused or failed for a reason that no policy gave, and gives the error for the caller.

@@ -1,7 +1,8 @@
 //! Renew: a new credential under the caller's own lease.
 
 use super::{
-    Call, Issued, Vend,
+    Call, Issued, Rules, Vend,
+    first::shown_by,
     issue::{REMOTE_TIMEOUT, token_use, too_slow},
     record::About,
 };
@@ -9,74 +10,155 @@ use crate::{
     issuer::{Issuer, Minted, NotMinted, Order, Reservation},
     model::{
         SignedDuration, Timestamp,
+        credential::Credential,
         error::{Code, Error, Result},
         event::Event,
         lease::{Change, Lease, LeaseId},
         request::Input,
     },
+    policy::Grant,
+    store::Swap,
 };
+
+/// How often the renewal of a lease that a remote system has made is written over changes that leave the credential alone.
+const MAX_ROUNDS: usize = 3;
+
+/// Asks for a new credential under a lease.
+pub struct Renewal {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The newest generation that the caller has, if it says so.
+    pub generation: Option<u32>,
+    /// The wanted life from now; the role's default when absent.
+    pub ttl: Option<SignedDuration>,
+    /// What the kind of the role needs. Without a CSR a certificate is for the key that was given ahead, if one was.
+    pub input: Input,
+}
+
+/// What a caller shows of a lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The newest generation that it says it has.
+    pub generation: Option<u32>,
+}
 
 impl Vend {
     /// Makes a new credential under a lease and moves the lease's expiry.
     ///
     /// The credential before it lives on until its own expiry; a revoke reaches both. When the record cannot be written the new
     /// credential does not leave; the lease may have moved, which harms nobody: it has one more serial that nobody holds. What a remote
-    /// system makes is covered before it is asked: the lease's expiry is already the latest that the new credential can have.
-    pub async fn renew(&self, call: &Call, id: LeaseId, ttl: Option<SignedDuration>, input: Input) -> Result<Issued> {
+    /// system makes is covered before it is asked: the lease's expiry is already the latest that the new credential can have. Must run to
+    /// its end once begun, as [`Vend::clone_found`] must.
+    pub async fn renew(&self, call: &Call, renewal: Renewal) -> Result<Issued> {
+        let Renewal { lease: id, generation, ttl, input } = renewal;
         let now = self.clock.now();
         let rules = self.rules.load_full();
         let about = || About { lease: Some(id), ..About::default() };
 
         // 1. Decide, on the lease as it is stored.
-        let stored = match self.find(id).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(self.ended(call, about(), error, now).await),
-        };
+        let stored = self.find_shown(call, &rules, Shown { lease: id, generation }, now).await?;
         let grant = match rules.book.decide_renew(&call.identity, &stored, ttl, call.origin.peer_address, now) {
             Ok(grant) => grant,
             Err(denial) => return Err(self.denied(call, about(), *denial, now).await),
         };
 
-        // 2. Mint, once the token has not served before: it may not carry a lease past what a fresh one would.
-        let issuer = rules.issuers.of(&grant.role().spec);
-        let order = Order {
-            grant: &grant,
-            lease: id,
-            input: &input,
-            generation: stored.generation.saturating_add(1),
-            earlier: Some(&stored.handle),
-            now,
-        };
-        let again = async {
+        // 2. Mint, once the token has not served before, and store it.
+        let made = async {
             let same = [stored.id.as_bytes().as_slice(), input.bytes()].concat();
-            if let Some(token) = token_use(&call.identity, &stored.role, Some(&same))
-                && !self.store.use_token(&stored.tenant, &token).await?
-            {
-                return Err(Error::new(Code::TokenReplayed, "this token was used before; renew with a fresh one from your CI"));
-            }
-            match issuer.reserve(&order)? {
-                None => Ok((None, issuer.mint(&order).await.map_err(|failed| failed.error)?)),
-                Some(reservation) => {
-                    let (extended, minted) = self.remake(call, &stored, issuer, &order, &reservation).await?;
-                    Ok((Some(extended), minted))
-                }
-            }
+            self.spend_token(call, &stored, &same).await?;
+            self.make_next(call, &rules, &grant, &stored, &input, now).await
         };
-        let (extended, minted) = match again.await {
+        let (renewed, credential) = match made.await {
             Ok(made) => made,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
 
-        // 3. Make it durable.
-        let change = Change::Renew { at: now, expires_at: minted.expires_at.max(stored.expires_at), handle: minted.handle };
-        let renewed = extended.as_ref().unwrap_or(&stored).apply(change).map_err(|illegal| super::defect(&illegal.to_string()))?;
-        if let Err(error) = self.swap_one(&renewed).await {
-            return Err(self.ended(call, about(), error, now).await);
-        }
+        // 3. Put it on record, and answer.
         self.record(vec![Self::done_by(call, &grant, &renewed, None, now)]).await?;
+        Ok(Issued { lease: renewed, credential, now })
+    }
 
-        // 4. Answer.
-        Ok(Issued { lease: renewed, credential: minted.credential, now })
+    /// A lease that the caller shows. What it says of its generation must be so: who has an older one than was acknowledged is a clone.
+    pub(super) async fn find_shown(&self, call: &Call, rules: &Rules, shown: Shown, now: Timestamp) -> Result<Lease> {
+        let about = || About { lease: Some(shown.lease), ..About::default() };
+        let lease = match self.find(shown.lease).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(self.ended(call, about(), error, now).await),
+        };
+        // The certificate of an enrolled lease shows its generation, whatever its holder says.
+        let by_certificate = shown_by(&call.identity, &lease);
+        let Some(generation) = shown.generation.into_iter().chain(by_certificate).min() else { return Ok(lease) };
+        // Nobody but its holder learns of its generations, or brings its end about.
+        if let Err(denial) = rules.book.decide_hold(&call.identity, &lease, now) {
+            return Err(self.denied(call, about(), *denial, now).await);
+        }
+        if generation < lease.acknowledged {
+            return Err(self.clone_found(&call.origin, &*call.identity, &lease, generation).await);
+        }
+        if let Some(generation) = shown.generation.filter(|said| *said > lease.generation) {
+            let why = format!("the lease is at generation {}; there is no generation {generation} of it", lease.generation);
+            return Err(self.ended(call, about(), Error::new(Code::LeaseState, why), now).await);
+        }
+        Ok(lease)
+    }
+
+    /// Uses the caller's token up for a renewal: it may not carry a lease past what a fresh one would. `same` tells the same request.
+    pub(super) async fn spend_token(&self, call: &Call, lease: &Lease, same: &[u8]) -> Result<()> {
+        match token_use(&call.identity, &lease.role, Some(same)) {
+            Some(token) if !self.store.use_token(&lease.tenant, &token).await? => {
+                Err(Error::new(Code::TokenReplayed, "this token was used before; renew with a fresh one from your CI"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the next credential of a lease, and stores the lease with it. It is not on record yet, so it must not leave.
+    pub(super) async fn make_next(
+        &self,
+        call: &Call,
+        rules: &Rules,
+        grant: &Grant,
+        stored: &Lease,
+        input: &Input,
+        now: Timestamp,
+    ) -> Result<(Lease, Credential)> {
+        let issuer = rules.issuers.of(&grant.role().spec);
+        let order = next_order(grant, stored, input, now);
+        let (stored, minted) = match issuer.reserve(&order)? {
+            None => (stored.clone(), issuer.mint(&order).await.map_err(|failed| failed.error)?),
+            Some(reservation) => self.remake(call, stored, issuer, &order, &reservation).await?,
+        };
+        let Minted { credential, handle, expires_at, .. } = minted;
+        let change = Change::Renew { at: now, expires_at: expires_at.max(stored.expires_at), handle };
+        Ok((self.write_renewed(stored, &change).await?, credential))
+    }
+
+    /// Writes a renewal. What changed meanwhile and leaves state, credential and stream as they were (an acknowledgement) is no reason to
+    /// throw away what was made.
+    async fn write_renewed(&self, mut stored: Lease, change: &Change) -> Result<Lease> {
+        for _ in 0..MAX_ROUNDS {
+            let renewed = stored.apply(change.clone()).map_err(|illegal| super::defect(&illegal.to_string()))?;
+            if self.swap_is_done(&renewed).await? {
+                return Ok(renewed);
+            }
+            let found = self.find(stored.id).await?;
+            let as_it_was = |lease: &Lease| (lease.state, lease.generation, lease.claim, lease.handle.clone());
+            if as_it_was(&found) != as_it_was(&stored) {
+                break;
+            }
+            stored = found;
+        }
+        Err(Error::new(Code::LeaseState, "the lease changed at the same moment; look at it and try again"))
+    }
+
+    pub(super) async fn swap_is_done(&self, lease: &Lease) -> Result<bool> {
+        match self.store.swap(std::slice::from_ref(lease)).await?.first() {
+            Some(Swap::Done) => Ok(true),
+            Some(Swap::Missing) => Err(super::read::not_found()),
+            Some(Swap::Conflict) | None => Ok(false),
+        }
     }
 
     /// Extends a lease, on record, then has a remote system make a new credential under it. Gives the lease as extended.
@@ -118,4 +200,10 @@ impl Vend {
             tracing::warn!(%error, lease = %extended.id, "a renewal failed, and the lease keeps the expiry that it would have had");
         }
     }
+}
+
+/// The order of the next credential of a lease.
+pub(super) fn next_order<'a>(grant: &'a Grant, stored: &'a Lease, input: &'a Input, now: Timestamp) -> Order<'a> {
+    let generation = stored.generation.saturating_add(1);
+    Order { grant, lease: stored.id, input, generation, earlier: Some(&stored.handle), now }
 }

@@ -80,6 +80,8 @@ pub(super) enum Manner {
     Replaced,
     /// The credential reached nobody.
     Unheld,
+    /// Two hold it.
+    Cloned,
 }
 
 impl Manner {
@@ -88,10 +90,10 @@ impl Manner {
         matches!(self, Self::Asked | Self::Replaced)
     }
 
-    /// Whether it must not cut sessions of other leases: nobody asked for that, and nobody holds what it would be for. Else a system that
-    /// is slow for a minute would end every session of a role.
+    /// Whether it must not cut sessions of other leases: nobody asked for that. Else a system that is slow for a minute would end every
+    /// session of a role, and so would any caller who shows an old generation of its own lease, without the right to revoke anything.
     fn spares(self) -> bool {
-        self == Self::Unheld
+        matches!(self, Self::Unheld | Self::Cloned)
     }
 }
 

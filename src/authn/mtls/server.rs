@@ -26,6 +26,7 @@ use crate::{
         Timestamp,
         error::{Code, Error, Result},
         identity::PeerCertificate,
+        lease::Serial,
     },
 };
 
@@ -83,6 +84,15 @@ impl ClientVerifier {
         Ok(Verdict::new(peer, current.version, current.store.steady(chain, now)))
     }
 
+    /// Whether a chain is of a certificate that its CRL names and that names its lease, in a handshake whose end somebody waits for. Such a
+    /// client is refused only after it has proved to hold the key: a certificate alone can be had by others, and who shows a copy of it must
+    /// not bring its holder under suspicion.
+    fn is_worth_a_look(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
+        let revoked = self.store().revoked(chain, now);
+        let of_lease = |peer: &PeerCertificate| Serial::from_hex(&peer.serial).is_some_and(|serial| serial.lease().is_some());
+        revoked.filter(of_lease).is_some_and(verdict::doubt)
+    }
+
     /// Whether [`Self::judge`] would find the same again: it costs a few comparisons in place of signatures. When not, nothing is
     /// said of the client; judge it again.
     pub fn stands(&self, verdict: &Verdict, now: Timestamp) -> bool {
@@ -118,6 +128,9 @@ impl ClientCertVerifier for ClientVerifier {
             }
             Err(error) => {
                 tracing::info!(%error, "a client certificate was refused");
+                if error.code() == Code::CertificateRevoked && self.is_worth_a_look(&chain, now) {
+                    return Ok(ClientCertVerified::assertion());
+                }
                 Err(rustls::Error::InvalidCertificate(match error.code() {
                     Code::CertificateRevoked => CertificateError::Revoked,
                     _ => CertificateError::Other(OtherError(Arc::new(error))),
@@ -141,7 +154,11 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let valid = verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)?;
+        if verdict::proved() {
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        Ok(valid)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -139,6 +139,13 @@ impl TrustStore {
         }
     }
 
+    /// The identity in a chain that leads to the CA of a trust domain, and that [`Self::verify`] refuses because a CRL names it.
+    pub(super) fn revoked(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<PeerCertificate> {
+        let (leaf, intermediates) = chain.split_first()?;
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).ok()?));
+        self.domains.iter().find_map(|domain| domain.revoked(leaf, intermediates, at))
+    }
+
     /// The span around `now` in which [`Self::verify`] finds the same for this chain: the clock passes no bound of a certificate's
     /// validity, and no CRL whose age counts expires.
     pub(super) fn steady(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Range<Timestamp> {
@@ -196,6 +203,14 @@ impl Domain {
             return Err(fault("its key is the CA's own".to_owned()));
         }
         identity::read(leaf, &self.name, self.identity).map_err(fault)
+    }
+
+    /// A path that ends at the CA was found, and its signatures hold, before its CRLs are asked.
+    fn revoked(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], at: UnixTime) -> Option<PeerCertificate> {
+        match self.verifier.as_ref()?.verify_client_cert(leaf, intermediates, at) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => identity::read(leaf, &self.name, self.identity).ok(),
+            _ => None,
+        }
     }
 
     /// What the holder learns; that a chain leads to no CA of this trust domain says nothing of the others.

@@ -8,8 +8,22 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use crate::model::{Timestamp, identity::PeerCertificate};
 
 tokio::task_local! {
-    /// The verdict of the handshake that is under way in this task.
-    static HEARD: RefCell<Option<Verdict>>;
+    /// What was found in the handshake that is under way in this task.
+    static HEARD: RefCell<Heard>;
+}
+
+/// What the verifier of a handshake found.
+#[derive(Debug, Clone, Default)]
+pub enum Heard {
+    /// The client showed no certificate, or an unfit one.
+    #[default]
+    Nothing,
+    /// Who it is.
+    Verdict(Verdict),
+    /// A certificate that a CRL names. Whether the client holds its key is not known yet: certificates are no secrets.
+    Unproven(Box<PeerCertificate>),
+    /// A certificate that a CRL names, shown by who holds its key. The handshake failed.
+    Revoked(Box<PeerCertificate>),
 }
 
 /// Whom a chain was verified to mean, under which trust, and when that can change.
@@ -51,12 +65,11 @@ impl Verdict {
     }
 }
 
-/// Runs a handshake to its end, and gives what its verifier found, so that nobody needs to verify the chain again. None when the
-/// client showed no certificate, or an unfit one.
+/// Runs a handshake to its end, and gives what its verifier found, so that nobody needs to verify the chain again.
 ///
 /// The verdict is of this handshake and no other: it is kept with the future. Whether it still stands is for
 /// [`super::ClientVerifier::stands`] to say.
-pub async fn with_verdict<F: Future>(handshake: F) -> (F::Output, Option<Verdict>) {
+pub async fn with_verdict<F: Future>(handshake: F) -> (F::Output, Heard) {
     let heard = async {
         let output = handshake.await;
         (output, HEARD.with(RefCell::take))
@@ -66,7 +79,23 @@ pub async fn with_verdict<F: Future>(handshake: F) -> (F::Output, Option<Verdict
 
 /// Keeps a verdict for the [`with_verdict`] around this handshake; without one it is nobody's.
 pub(super) fn hand_over(verdict: Verdict) {
-    let _nobody_asks = HEARD.try_with(|heard| heard.replace(Some(verdict)));
+    let _nobody_asks = HEARD.try_with(|heard| heard.replace(Heard::Verdict(verdict)));
+}
+
+/// Keeps who showed a revoked certificate until it has proved to hold its key; answers whether there is a [`with_verdict`] to keep it for.
+pub(super) fn doubt(peer: PeerCertificate) -> bool {
+    HEARD.try_with(|heard| heard.replace(Heard::Unproven(Box::new(peer)))).is_ok()
+}
+
+/// Told when the client has proved to hold its key; answers whether its certificate is one that was doubted, and so must be refused.
+pub(super) fn proved() -> bool {
+    let prove = |heard: &RefCell<Heard>| {
+        let mut heard = heard.borrow_mut();
+        let Heard::Unproven(peer) = &*heard else { return false };
+        *heard = Heard::Revoked(peer.clone());
+        true
+    };
+    HEARD.try_with(prove).unwrap_or(false)
 }
 
 /// The span around `now` in which the clock passes none of the chain's bounds of validity, nor any of `more`. Empty for a chain

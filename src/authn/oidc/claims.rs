@@ -66,7 +66,7 @@ pub(super) fn times(payload: &Object<'_>, config: &IssuerConfig, now: Timestamp)
     Ok(expires_at)
 }
 
-fn time(payload: &Object<'_>, name: &str) -> Result<Option<Timestamp>> {
+pub(super) fn time(payload: &Object<'_>, name: &str) -> Result<Option<Timestamp>> {
     let bad = || refuse(format!("the token's {name} is not a time in whole seconds since 1970"));
     match payload.integer(name) {
         Ok(None) => Ok(None),

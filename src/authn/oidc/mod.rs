@@ -8,6 +8,7 @@
 //! | `json`, `jose` | strict parsers of what a stranger sends |
 //! | `claims` | what a token must say |
 //! | `verify` | the walk of a token from text to [`crate::model::identity::VerifiedToken`] |
+//! | `svid` | JWT-SVIDs, verified with a trust bundle |
 //! | `keys`, `cache`, `fetch` | an issuer's keys: parsed, kept, fetched |
 
 mod cache;
@@ -18,6 +19,7 @@ mod jose;
 mod json;
 mod keys;
 mod preset;
+mod svid;
 mod verify;
 
 use std::path::PathBuf;
@@ -32,6 +34,7 @@ pub use jose::{MAX_KID, MAX_TOKEN};
 pub use json::{MAX_DEPTH, MAX_MEMBERS, MAX_NODES};
 pub use keys::{MAX_KEYS, MIN_RSA_BITS};
 pub use preset::{PRESETS, Preset, preset};
+pub use svid::{JwtSvid, SVID_LEEWAY, verify_svid};
 pub use verify::TokenVerifier;
 
 use crate::model::{SignedDuration, claim::ClaimSpec, identity::TokenUse, name::IssuerName};

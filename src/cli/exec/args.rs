@@ -26,9 +26,9 @@ one kind, only so. --env adds the secrets themselves, for what knows no file
 (AWS_ACCESS_KEY_ID and more, instead of the endpoint; DAYPASS_JWT;
 DAYPASS_REGISTRY_USERNAME and DAYPASS_REGISTRY_SECRET): no renewal reaches those.
 
-Credentials are renewed at half of their life, in place. A renewal that fails is a
-warning, and CMD goes on. When CMD ends its leases are revoked, also when this
-process is killed: then CMD is told to end (SIGTERM) too. Files lie in a directory
+Credentials are renewed in place, near half of their life, when the server says.
+A renewal that fails is a warning, and CMD goes on. When CMD ends its leases are
+revoked, also when this process is killed: then CMD is told to end (SIGTERM) too. Files lie in a directory
 that only you can read, under $XDG_RUNTIME_DIR or the temporary one, and go too.
 
 The exit code is CMD's, or 128 and the number of the signal that ended it; 127

@@ -83,7 +83,7 @@ impl Wish {
 }
 
 impl Held {
-    /// Waits until half of the life has passed, then renews, and tries again until the credential ends. None when there is
+    /// Waits until the next credential is due, then renews, and tries again until the credential ends. None when there is
     /// no use in it any more; why has been said.
     pub async fn renewed(self, server: Server) -> Option<(Self, Material)> {
         let role = self.wish.role.clone();
@@ -92,7 +92,7 @@ impl Held {
             warn(&role, "its credential has ended, and it cannot be renewed");
             return None;
         }
-        until(half(self.since, self.until)).await;
+        until(self.due()).await;
         let mut pause = FIRST_PAUSE;
         let mut told = false;
         loop {
@@ -126,7 +126,18 @@ impl Held {
     /// The same credential as long as the newer one could not be handed over.
     pub fn undelivered(self, newer: &Self) -> Self {
         // Half of what is left, so that it is tried again before the command has nothing.
-        Self { lease: newer.lease.clone(), since: SystemClock.now(), ..self }
+        let lease = Lease { rotation: None, ..newer.lease.clone() };
+        Self { lease, since: SystemClock.now(), ..self }
+    }
+
+    /// When the server says that it is due, which differs from lease to lease; half of the life where it says nothing. Never in the first
+    /// quarter, whatever this machine's clock shows.
+    fn due(&self) -> Timestamp {
+        let quarter = self.since + self.since.duration_until(self.until) / 4;
+        match self.lease.rotation {
+            Some(window) => window.start.clamp(quarter.min(self.until), self.until),
+            None => half(self.since, self.until),
+        }
     }
 
     async fn renew(&self, server: &Server) -> Result<(Self, Material)> {
@@ -178,6 +189,40 @@ mod tests {
         assert_eq!(half(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:15:00Z")), at("2026-01-01T00:07:30Z"));
         // It has ended: it is due at once.
         assert!(half(at("2026-01-01T00:15:00Z"), at("2026-01-01T00:00:00Z")) < at("2026-01-01T00:15:00Z"));
+    }
+
+    #[test]
+    fn it_is_due_when_the_server_says_within_reason() {
+        use crate::client::types::{CredentialKind, LeaseState, Reach, Revocation, RotationWindow};
+        let at = |minute: i64| Timestamp::from_second(1_800_000_000 + minute * 60).unwrap();
+        let held = |start: Option<i64>| Held {
+            wish: Wish { role: "web".to_owned(), ttl: None, audience: None },
+            lease: Lease {
+                id: "0192f0c1-7b5a-7000-8000-000000000001".to_owned(),
+                role: "web".to_owned(),
+                kind: CredentialKind::X509,
+                tenant: "acme".to_owned(),
+                subject: "spiffe://acme/a".to_owned(),
+                state: LeaseState::Active,
+                issued_at: at(0),
+                expires_at: at(20),
+                renewable: true,
+                revocation: Revocation { reach: Reach::Crl, live_until: at(20) },
+                generation: 1,
+                renew_until: None,
+                revoked_at: None,
+                serial: String::new(),
+                credential_id: String::new(),
+                rotation: start.map(|start| RotationWindow { start: at(start), end: at(start + 1) }),
+                acknowledged_generation: 0,
+                enrolled: false,
+            },
+            since: at(0),
+            until: at(20),
+        };
+        for (start, due) in [(None, 10), (Some(8), 8), (Some(12), 12), (Some(-30), 5), (Some(90), 20)] {
+            assert_eq!(held(start).due(), at(due), "{start:?}");
+        }
     }
 
     #[test]

@@ -87,6 +87,7 @@ fn lease(id: LeaseId, secrets: Vec<LiveSecret>) -> Lease {
         live_until: expires_at,
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

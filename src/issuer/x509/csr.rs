@@ -7,6 +7,7 @@ use rustls_pki_types::alg_id;
 use super::der::{CONTEXT_0, Reader, SEQUENCE};
 use crate::model::{
     error::{Code, Error, Result},
+    hex,
     request::MAX_CSR,
     role::KeyType,
 };
@@ -118,12 +119,27 @@ impl SubjectKey {
 
     /// A P-256 key from its SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7).
     pub(super) fn p256_from_spki(der: &[u8]) -> Option<Self> {
+        Self::from_spki_der(der).filter(|key| key.key_type == KeyType::P256)
+    }
+
+    /// A key as a lease keeps it, verified when its holder gave it. Refuses one of a type that the role takes no more.
+    pub(super) fn given_ahead(spki_hex: &str, accepted: &[KeyType]) -> Result<Self> {
+        let key = hex::decode(spki_hex).and_then(|der| Self::from_spki_der(&der));
+        let key = key.ok_or_else(|| Error::internal("a lease keeps a next key that is none"))?;
+        if !accepted.contains(&key.key_type) {
+            let name = key_type_name(key.key_type);
+            return Err(invalid(format!("the role takes no {name} key any more, and you gave one ahead; give another")));
+        }
+        Ok(key)
+    }
+
+    fn from_spki_der(der: &[u8]) -> Option<Self> {
         let mut input = Reader::new(der);
         let mut spki = Reader::new(input.next(SEQUENCE)?.content);
         input.end()?;
         let (algorithm, raw) = (spki.next(SEQUENCE)?.content, spki.whole_bits()?);
         spki.end()?;
-        Self::from_spki(algorithm, raw).ok().filter(|key| key.key_type == KeyType::P256)
+        Self::from_spki(algorithm, raw).ok()
     }
 
     fn from_spki(algorithm: &[u8], raw: &[u8]) -> Result<Self> {

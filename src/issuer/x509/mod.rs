@@ -33,6 +33,7 @@ pub mod token_ca;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use rcgen::PublicKeyData;
 
 pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
 pub use cas::{Ca, Cas, Standing};
@@ -47,17 +48,18 @@ pub use token_ca::TokenCa;
 
 use super::{Again, Issuer, Minted, NotMinted, Order};
 use crate::{
+    clock,
     model::{
         Timestamp,
         credential::{Credential, X509Credential},
         error::{Code, Error, Result},
+        hex,
         identity::Identity,
-        lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
+        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
         name::CaName,
         request::Input,
         role::{Role, RoleSpec, X509Role},
     },
-    policy::Grant,
 };
 
 /// Issues X.509 certificates from any number of CAs.
@@ -66,7 +68,7 @@ pub struct X509Issuer {
 }
 
 /// What a grant allows, as plain values. The house reaches [`X509Issuer::issue`] through the [`Issuer`] port only, which
-/// makes this of a [`Grant`]; tests make it directly.
+/// makes this of an [`Order`]; tests make it directly.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
     /// The role.
@@ -75,22 +77,27 @@ pub struct Ask<'a> {
     pub identity: &'a Identity,
     /// When the credential must end.
     pub expires_at: Timestamp,
+    /// The lease that its serial names.
+    pub lease: LeaseId,
+    /// Which certificate of the lease it will be, from 1.
+    pub generation: u32,
 }
 
-impl<'a> From<&'a Grant> for Ask<'a> {
-    fn from(grant: &'a Grant) -> Self {
-        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at() }
+impl<'a> From<&Order<'a>> for Ask<'a> {
+    fn from(order: &Order<'a>) -> Self {
+        let Order { grant, lease, generation, .. } = order;
+        Self { role: grant.role(), identity: grant.identity(), expires_at: grant.expires_at(), lease: *lease, generation: *generation }
     }
 }
 
 #[async_trait]
 impl Issuer for X509Issuer {
     async fn mint(&self, order: &Order<'_>) -> Result<Minted, NotMinted> {
-        Ok(self.issue(order.grant.into(), order.input, order.earlier, order.now)?)
+        Ok(self.issue(order.into(), order.input, order.earlier, order.now)?)
     }
 
     async fn remint(&self, order: &Order<'_>, lease: &Lease) -> Result<Again> {
-        self.reissue(order.grant.into(), order.input, lease, order.now).map(Again::Same)
+        self.reissue(order.into(), order.input, lease, order.now).map(Again::Same)
     }
 }
 
@@ -125,9 +132,10 @@ impl X509Issuer {
         let spec = x509_role(ask.role)?;
         let authority = self.cas.issuing(&spec.ca, now)?;
         let living = living_serials(earlier, authority.name(), now)?;
-        let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
+        let (key, next_key) = key_of(spec, input, earlier)?;
         let validity = authority.validity(now, ask.expires_at)?;
-        let plan = LeafPlan::render(ask.role, ask.identity, Serial::random(), validity)?;
+        let serial = Serial::of_lease(ask.lease, ask.generation, clock::random());
+        let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
         let leaf = authority.sign_leaf(&plan, &key)?;
         let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after, ca: None };
         Ok(Minted {
@@ -136,7 +144,7 @@ impl X509Issuer {
                 ca: authority.name().clone(),
                 serials: living.into_iter().chain([newest]).collect(),
                 tbs: leaf.tbs,
-                next_key: None,
+                next_key,
             },
             credential: credential(&authority, self.cas.roots(&spec.ca, now), leaf.der, &plan),
             reach: Reach::Crl,
@@ -163,8 +171,8 @@ impl X509Issuer {
             return Err(reused("the role issues from another CA since"));
         }
         let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
-        let serial = Serial::from_hex(&newest.serial)
-            .ok_or_else(|| Error::internal(format_args!("the lease {} has a serial that was not made here", lease.id)))?;
+        let serial =
+            Serial::from_hex(&newest.serial).ok_or_else(|| reused("its certificate was made by an earlier version of this server"))?;
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }
@@ -177,12 +185,32 @@ impl X509Issuer {
         }
         Ok(credential(&authority, self.cas.roots(&configured, now), leaf.der, &plan))
     }
+
+    /// The key of a request that is given ahead, as a lease keeps it: SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) in hex. Its holder
+    /// has signed it, and the role takes keys of its type.
+    pub fn key_ahead(&self, role: &Role, csr_der: &[u8]) -> Result<String> {
+        let key = ParsedCsr::parse(csr_der)?.verify(&x509_role(role)?.key_types)?;
+        Ok(hex::encode(&key.subject_public_key_info()))
+    }
 }
 
 fn x509_role(role: &Role) -> Result<&X509Role> {
     match &role.spec {
         RoleSpec::X509(spec) => Ok(spec),
         _ => Err(Error::internal(format_args!("the role {} is not of kind x509", role.name))),
+    }
+}
+
+/// The key that a certificate is for, and the one that is left for the certificate after it: a request that comes now goes first, else the
+/// key that was given ahead is used up.
+fn key_of(spec: &X509Role, input: &Input, earlier: Option<&Handle>) -> Result<(SubjectKey, Option<String>)> {
+    let ahead = match earlier {
+        Some(Handle::X509 { next_key, .. }) => next_key.as_ref(),
+        _ => None,
+    };
+    match (input, ahead) {
+        (Input::Jwt { .. } | Input::None, Some(ahead)) => Ok((SubjectKey::given_ahead(ahead, &spec.key_types)?, None)),
+        _ => Ok((ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?, ahead.cloned())),
     }
 }
 

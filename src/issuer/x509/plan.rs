@@ -3,47 +3,20 @@
 use std::net::IpAddr;
 
 use super::name;
+pub use crate::model::lease::Serial;
 use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
-    hex,
     identity::Identity,
-    name::RoleName,
+    name::{AgentName, RoleName},
     role::{ExtKeyUsage, Role, X509Role},
     template::{Place, Template},
 };
 
-/// A certificate's serial number: 16 bytes, positive, the first of them not zero (RFC 5280 section 4.1.2.2 allows 20).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Serial([u8; 16]);
-
 impl Serial {
-    /// A serial from the system's generator.
+    /// A serial from the system's generator, which names no lease.
     pub fn random() -> Self {
         Self::from_random(crate::clock::random())
-    }
-
-    /// A serial from random bytes. The top bit is cleared and the first byte is never zero, so that DER, hex and every
-    /// other spelling of it have one length.
-    pub fn from_random(mut bytes: [u8; 16]) -> Self {
-        bytes[0] = (bytes[0] & 0x7f).max(1);
-        Self(bytes)
-    }
-
-    /// The serial from a handle's hex; none if it was not made here.
-    pub fn from_hex(text: &str) -> Option<Self> {
-        let bytes: [u8; 16] = hex::decode(text)?.try_into().ok()?;
-        (1..0x80).contains(&bytes[0]).then_some(Self(bytes))
-    }
-
-    /// Its bytes, big-endian.
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-
-    /// Lower-case hex, 32 characters.
-    pub fn to_hex(self) -> String {
-        hex::encode(&self.0)
     }
 }
 
@@ -79,7 +52,11 @@ impl LeafPlan {
     /// Renders a role for a caller. Refuses with `Code::ClaimNotUsable` where a claim makes a name that cannot be.
     pub fn render(role: &Role, identity: &Identity, serial: Serial, (not_before, not_after): (Timestamp, Timestamp)) -> Result<Self> {
         let spec = super::x509_role(role)?;
-        let names = Names { identity, role: &role.name };
+        let agent = match (role.enrollment().and_then(|spec| spec.uri_sans.first()), identity.certificate()) {
+            (Some(uri), Some(peer)) => uri.read_back(&peer.id, &identity.tenant, &role.name).flatten(),
+            _ => None,
+        };
+        let names = Names { identity, role: &role.name, agent };
         let mut plan = Self {
             common_name: spec.common_name.as_ref().map(|template| names.common_name(template)).transpose()?,
             sans: names.sans(spec)?,
@@ -97,6 +74,8 @@ impl LeafPlan {
 struct Names<'a> {
     identity: &'a Identity,
     role: &'a RoleName,
+    /// Of an agent that renews its own identity.
+    agent: Option<AgentName>,
 }
 
 impl Names<'_> {
@@ -119,8 +98,12 @@ impl Names<'_> {
         Ok(once)
     }
 
+    fn render(&self, template: &Template, place: Place) -> Result<String> {
+        template.render_for_agent(place, self.identity, self.role, self.agent.as_ref())
+    }
+
     fn common_name(&self, template: &Template) -> Result<String> {
-        let text = template.render(Place::Text, self.identity, self.role)?;
+        let text = self.render(template, Place::Text)?;
         name::check_common_name(&text).map_err(|why| not_usable(template, why))?;
         Ok(text)
     }
@@ -129,13 +112,13 @@ impl Names<'_> {
         if claim_in_authority(template) {
             return Err(Error::internal(format_args!("the template {template} lets a claim choose the URI's host")));
         }
-        let text = template.render(Place::UriSegment, self.identity, self.role)?;
+        let text = self.render(template, Place::UriSegment)?;
         name::check_uri(&text).map_err(|why| not_usable(template, why))?;
         Ok(text)
     }
 
     fn dns(&self, template: &Template) -> Result<String> {
-        let text = template.render(Place::DnsLabel, self.identity, self.role)?;
+        let text = self.render(template, Place::DnsLabel)?;
         name::check_dns(&text, template.source().starts_with("*.")).map_err(|why| not_usable(template, why))?;
         Ok(text)
     }
@@ -159,19 +142,6 @@ pub(super) fn claim_in_authority(template: &Template) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn serials_are_positive_and_of_one_length() {
-        for first in [0, 1, 0x7f, 0x80, 0xff] {
-            let serial = Serial::from_random([first; 16]);
-            assert!((1..0x80).contains(&serial.as_bytes()[0]));
-            assert_eq!(Serial::from_hex(&serial.to_hex()), Some(serial));
-        }
-        for bad in ["", "00", &"0".repeat(32), &"f".repeat(32), &"A1".repeat(16), &"1".repeat(31), &"1".repeat(34)] {
-            assert_eq!(Serial::from_hex(bad), None, "{bad}");
-        }
-        assert_ne!(Serial::random(), Serial::random());
-    }
 
     #[test]
     fn a_claim_may_not_choose_the_host() {

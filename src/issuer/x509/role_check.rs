@@ -12,8 +12,10 @@ use crate::model::{
     Timestamp,
     catalog::Catalog,
     claim::{ClaimType, ClaimValue, Claims},
+    enrollment::{Enrolled, Enrollment, EnrollmentId},
     fault::nearest,
     identity::{Identity, Proof, Subject, TokenUse, VerifiedToken},
+    name::RoleName,
     role::{ExtKeyUsage, Role, X509Role},
     template::{Place, Template},
 };
@@ -110,9 +112,11 @@ fn check_claims(template: &Template, catalog: &Catalog, faults: &mut Vec<String>
 /// is none for anybody.
 fn check_names(role: &Role, spec: &X509Role, faults: &mut Vec<String>) {
     let templates: Vec<&Template> = spec.common_name.iter().chain(&spec.uri_sans).chain(&spec.dns_sans).collect();
-    let Some(probe) = probe(templates.iter().flat_map(|template| template.claims())) else {
-        return;
+    let probe = match spec.enrollment {
+        true => first(&role.name),
+        false => probe(templates.iter().flat_map(|template| template.claims())),
     };
+    let Some(probe) = probe else { return };
     let mut check = |template: &Template, place: Place, rule: &dyn Fn(&str) -> Result<(), String>| {
         let outcome = template.render(place, &probe, &role.name).map_err(|error| error.public().to_owned()).and_then(|text| rule(&text));
         faults.extend(outcome.err().map(|why| format!("{template}: {why}")));
@@ -144,4 +148,20 @@ fn probe<'a>(claims: impl Iterator<Item = &'a str>) -> Option<Identity> {
         expires_at: Timestamp::MIN,
     };
     Some(Identity { tenant: "a".parse().ok()?, proof: Proof::Token { token, peer: None } })
+}
+
+/// The same for who redeems a code.
+fn first(role: &RoleName) -> Option<Identity> {
+    let enrollment = Enrollment {
+        id: EnrollmentId::new(Timestamp::UNIX_EPOCH, [0; 10]),
+        tenant: "a".parse().ok()?,
+        role: role.clone(),
+        name: "a".parse().ok()?,
+        created_by: Subject::try_from("a".to_owned()).ok()?,
+        created_at: Timestamp::MIN,
+        expires_at: Timestamp::MIN,
+        redeemed: None,
+    };
+    let enrolled = Enrolled::new(enrollment, [0; 16]).ok()?;
+    Some(Identity { tenant: "a".parse().ok()?, proof: Proof::Enrollment(Box::new(enrolled)) })
 }

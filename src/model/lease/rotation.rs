@@ -27,21 +27,30 @@ pub struct RotationWindow {
 #[serde(transparent)]
 pub struct ServerId(pub u64);
 
-/// A server's claim to rotate a lease. Until it lapses no other server does; then whoever finds the lease due may take it over.
+/// How long a server that began to make a credential has for it.
+pub const CLAIM_LIFE: SignedDuration = SignedDuration::from_secs(10);
+
+/// The server that has the stream of a lease's holder: it alone rotates the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// Whose.
+    /// Which.
     #[serde(rename = "b")]
     pub by: ServerId,
-    /// Until when (millisecond resolution).
+    /// Until when somebody may be making a credential (millisecond resolution). When the holder moves to another server, because this one
+    /// died or is slow, that one waits so long before it makes one itself.
     #[serde(rename = "u", with = "stamp::millis")]
     pub until: Timestamp,
 }
 
 impl Claim {
-    /// Whether it keeps `server` from rotating at `now`.
-    pub fn keeps_out(self, server: ServerId, now: Timestamp) -> bool {
-        self.by != server && now < self.until
+    /// A server's claim to make the next credential, from `now` on.
+    pub fn to_rotate(by: ServerId, now: Timestamp) -> Self {
+        Self { by, until: now.checked_add(CLAIM_LIFE).unwrap_or(now) }
+    }
+
+    /// Whether somebody may still be making a credential.
+    pub fn is_live(self, now: Timestamp) -> bool {
+        now < self.until
     }
 }
 
@@ -57,7 +66,7 @@ impl Lease {
         if !self.renewable(made_at) {
             return None;
         }
-        let life = self.expires_at.duration_since(made_at);
+        let life = self.held_until().duration_since(made_at);
         let part = |thousandths: i64| SignedDuration::from_millis(i64::try_from(life.as_millis()).unwrap_or(i64::MAX) / 1000 * thousandths);
         let start = made_at.checked_add(part(self.drawn())).ok()?;
         let end = start.checked_add(part(WINDOW)).ok()?;

@@ -31,6 +31,7 @@ fn reserved(kind: CredentialKind, handle: Handle) -> Lease {
         live_until: at(930),
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,
@@ -121,13 +122,14 @@ fn renewed(lease: &Lease, at: Timestamp, expires_at: Timestamp) -> Lease {
 }
 
 #[test]
-fn a_claim_keeps_others_out_until_it_lapses_or_its_work_is_done() {
-    let (us, them) = (ServerId(1), ServerId(2));
-    let claimed = held([1; 10], 600).apply(Change::Claim(Claim { by: us, until: at(310) })).unwrap();
+fn a_claim_is_live_until_it_lapses_or_its_work_is_done() {
+    let claimed = held([1; 10], 600).apply(Change::Claim(Claim::to_rotate(ServerId(1), at(300)))).unwrap();
     let claim = claimed.claim.unwrap();
-    assert!(claim.keeps_out(them, at(309)) && !claim.keeps_out(us, at(309)) && !claim.keeps_out(them, at(310)));
-    assert_eq!(renewed(&claimed, at(305), at(900)).claim, None);
-    assert_eq!(claimed.apply(Change::Unclaim).unwrap().claim, None);
+    assert!(claim.is_live(at(309)) && !claim.is_live(at(310)));
+    assert!(!renewed(&claimed, at(305), at(900)).claim.unwrap().is_live(at(305)), "its work is done");
+    // Another server that takes the holder over waits until the first one's claim has lapsed.
+    let taken = claimed.apply(Change::TakeUp { by: ServerId(2), at: at(302), next_key: None }).unwrap().claim.unwrap();
+    assert_eq!((taken.by, taken.until), (ServerId(2), at(310)));
     let revoking = claimed.apply(Change::BeginRevoke { at: at(306) }).unwrap();
     assert!(
         revoking.apply(Change::Claim(claim)).is_err() && revoking.apply(Change::Acknowledge { generation: 1, next_key: None }).is_err()

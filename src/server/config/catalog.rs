@@ -41,9 +41,10 @@ impl Reader {
                 self.fault(*line, format!("there are two tenants of the name {}", value.name));
             }
         }
+        let trust_domains = &draft.trust_domains;
         for draft in &draft.roles {
             let At { line, value } = &draft.common;
-            let Some(role) = self.role(draft, &catalog, configured) else { continue };
+            let Some(role) = self.role(draft, trust_domains, &catalog, configured) else { continue };
             let report = match &role.spec {
                 RoleSpec::X509(_) => configured.x509.check_role(&role, &catalog, self.now),
                 RoleSpec::Aws(spec) | RoleSpec::Ecr(spec) => roles::aws::check(spec, &role, &catalog, configured),

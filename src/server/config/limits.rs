@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::model::SignedDuration;
+use crate::{model::SignedDuration, vend::WatchLimits};
 
 /// What one caller, one connection and one message may take.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -46,6 +46,10 @@ pub struct Limits {
     pub bundle_watches: usize,
     /// Streams of the trust bundle of one address (of one /64 of IPv6) at once; more are refused.
     pub bundle_watches_per_address: usize,
+    /// Streams of watched leases at once.
+    pub watches: usize,
+    /// Those of one caller.
+    pub watches_per_caller: usize,
     /// How long a shutdown waits for what is in flight.
     pub drain_timeout: SignedDuration,
 }
@@ -55,7 +59,7 @@ impl Default for Limits {
         Self {
             message_bytes: 64 * 1024,
             header_bytes: 32 * 1024,
-            streams_per_connection: 128,
+            streams_per_connection: 1_024,
             pending_resets: 20,
             connections: 10_000,
             handshakes: 256,
@@ -71,12 +75,19 @@ impl Default for Limits {
             registry_exchanges_per_lease_per_minute: 600,
             bundle_watches: 100_000,
             bundle_watches_per_address: 1_000,
+            watches: WatchLimits::default().total,
+            watches_per_caller: WatchLimits::default().per_caller,
             drain_timeout: SignedDuration::from_secs(20),
         }
     }
 }
 
 impl Limits {
+    /// What bounds the streams of watched leases.
+    pub(in crate::server) fn of_watches(&self) -> WatchLimits {
+        WatchLimits { total: self.watches, per_caller: self.watches_per_caller, age: self.connection_age }
+    }
+
     /// What is out of bounds, in words.
     pub(super) fn faults(&self) -> Vec<String> {
         let counts = [
@@ -89,6 +100,8 @@ impl Limits {
             ("connections_per_address", self.connections_per_address as u64, 1, 1_000_000),
             ("handshakes_per_address", self.handshakes_per_address as u64, 1, 100_000),
             ("http_connections_per_address", self.http_connections_per_address as u64, 1, 1024),
+            ("watches", self.watches as u64, 1, 1_000_000),
+            ("watches_per_caller", self.watches_per_caller as u64, 1, 1_000_000),
             ("requests_per_caller_per_second", u64::from(self.requests_per_caller_per_second), 1, 1_000_000),
             ("request_burst_per_caller", u64::from(self.request_burst_per_caller), 1, 1_000_000),
             ("failed_logins_per_address_per_minute", u64::from(self.failed_logins_per_address_per_minute), 1, 1_000_000),

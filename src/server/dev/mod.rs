@@ -148,6 +148,10 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, aws_endpoint: Option<&s
         println!("  daypass registry login push");
         println!();
     }
+    println!("An agent's first identity: a code, and what it is traded for:");
+    println!();
+    println!("  daypass enroll create --tenant fleet --role agent | daypass agent enroll --state-dir agent-state");
+    println!();
     println!("A JWT of this service, and who verifies it: http://{http}/.well-known/openid-configuration");
     println!();
     println!("  daypass issue federate -o json");

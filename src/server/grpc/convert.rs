@@ -11,12 +11,12 @@ use crate::{
         lease::{Handle, Lease, LeaseFilter, LeaseId, LeaseState, Reach},
         request::{Input, IssueRequest, MAX_AUDIENCE, MAX_CSR, RequestId},
     },
-    policy::Explanation,
+    policy::{Explanation, MIN_TTL},
     proto::v1,
-    vend::{MAX_REASON, RevokeStep, WhoAmI},
+    vend::{HeldLease, MAX_REASON, Renewal, RevokeStep, WatchRequest, WatchWhat, Watched, WhoAmI},
 };
 
-fn invalid(why: impl std::fmt::Display) -> Error {
+pub(super) fn invalid(why: impl std::fmt::Display) -> Error {
     Error::new(Code::InvalidRequest, why.to_string())
 }
 
@@ -35,22 +35,65 @@ pub(super) fn issue_request(request: v1::IssueRequest) -> Result<IssueRequest> {
     })
 }
 
-pub(super) fn renew_request(request: v1::RenewRequest) -> Result<(LeaseId, Option<SignedDuration>, Input)> {
-    let v1::RenewRequest { lease_id, ttl, input, generation: _ } = request;
+pub(super) fn renew_request(request: v1::RenewRequest) -> Result<Renewal> {
+    let v1::RenewRequest { lease_id, ttl, input, generation } = request;
     let input = match input {
         None => Input::None,
         Some(v1::renew_request::Input::X509(x509)) => x509_input(x509)?,
         Some(v1::renew_request::Input::Jwt(jwt)) => jwt_input(jwt)?,
     };
-    Ok((self::lease_id(&lease_id)?, ttl.map(|ttl| span(&ttl)).transpose()?, input))
+    Ok(Renewal {
+        lease: self::lease_id(&lease_id)?,
+        generation: (generation != 0).then_some(generation),
+        ttl: ttl.map(|ttl| span(&ttl)).transpose()?,
+        input,
+    })
 }
 
-fn x509_input(input: v1::X509Input) -> Result<Input> {
+pub(super) fn watch_request(request: v1::WatchRequest) -> Result<WatchRequest> {
+    let v1::WatchRequest { what, next_x509 } = request;
+    let what = match what {
+        Some(v1::watch_request::What::Issue(issue)) => WatchWhat::Issue(issue_request(issue)?),
+        Some(v1::watch_request::What::Held(held)) => WatchWhat::Held(held_lease(held)?),
+        None => return Err(invalid("say what to watch: a new lease, or one that you hold")),
+    };
+    Ok(WatchRequest { what, next_csr: next_x509.map(csr).transpose()? })
+}
+
+fn held_lease(held: v1::HeldLease) -> Result<HeldLease> {
+    let v1::HeldLease { lease_id, generation, input, ttl } = held;
+    let input = match input {
+        None => Input::None,
+        Some(v1::held_lease::Input::X509(x509)) => x509_input(x509)?,
+        Some(v1::held_lease::Input::Jwt(jwt)) => jwt_input(jwt)?,
+    };
+    let ttl = ttl.map(|ttl| span(&ttl)).transpose()?;
+    if ttl.is_some_and(|ttl| ttl < MIN_TTL) {
+        return Err(invalid("ttl is at least 1s"));
+    }
+    Ok(HeldLease { id: self::lease_id(&lease_id)?, generation, ttl, input })
+}
+
+pub(super) fn acknowledge_request(request: v1::AcknowledgeRequest) -> Result<(LeaseId, u32, Option<Vec<u8>>)> {
+    let v1::AcknowledgeRequest { lease_id, generation, next_x509 } = request;
+    Ok((self::lease_id(&lease_id)?, generation, next_x509.map(csr).transpose()?))
+}
+
+pub(super) fn watched(watched: Watched) -> v1::WatchResponse {
+    let Watched { lease, credential, now } = watched;
+    v1::WatchResponse { lease: Some(self::lease(&lease, now)), credential: credential.map(self::credential) }
+}
+
+pub(super) fn x509_input(input: v1::X509Input) -> Result<Input> {
+    csr(input).map(|csr_der| Input::X509 { csr_der })
+}
+
+fn csr(input: v1::X509Input) -> Result<Vec<u8>> {
     let v1::X509Input { csr_der } = input;
     if csr_der.len() > MAX_CSR {
         return Err(Error::new(Code::InvalidCsr, format!("the CSR is larger than {MAX_CSR} bytes")));
     }
-    Ok(Input::X509 { csr_der })
+    Ok(csr_der)
 }
 
 fn jwt_input(input: v1::JwtInput) -> Result<Input> {
@@ -65,14 +108,14 @@ pub(super) fn lease_id(text: &str) -> Result<LeaseId> {
     text.parse().map_err(invalid)
 }
 
-fn span(ttl: &prost_types::Duration) -> Result<SignedDuration> {
+pub(super) fn span(ttl: &prost_types::Duration) -> Result<SignedDuration> {
     if ttl.nanos != 0 {
         return Err(invalid("ttl is in whole seconds"));
     }
     Ok(SignedDuration::from_secs(ttl.seconds))
 }
 
-fn maybe(text: String) -> Option<String> {
+pub(super) fn maybe(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -129,6 +172,7 @@ pub(super) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         revoked_at,
         handle,
         renewed_at: _,
+        held_until: _,
         acknowledged,
         claim: _,
         enrolled,

@@ -1,15 +1,41 @@
 //! `daypass.v1.CredentialService`
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::convert;
+use super::{
+    convert,
+    edge::{measure, origin, too_late, with_call_id},
+    status::status,
+};
 use crate::{
     model::error::{Code, Error},
     proto::v1::{self, credential_service_server::CredentialService},
     server::grpc::Edge,
+    vend::WatchStream,
 };
+
+/// The messages of a watch on the wire.
+pub struct WatchResponses {
+    messages: WatchStream,
+    call_id: String,
+}
+
+impl Stream for WatchResponses {
+    type Item = Result<v1::WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let message = ready!(Pin::new(&mut self.messages).poll_next(cx));
+        Poll::Ready(message.map(|message| message.map(convert::watched).map_err(|error| status(&error, &self.call_id))))
+    }
+}
 
 #[async_trait]
 impl CredentialService for Edge {
@@ -38,14 +64,46 @@ impl CredentialService for Edge {
         .await
     }
 
-    type WatchStream = tokio_stream::Empty<Result<v1::WatchResponse, Status>>;
+    type WatchStream = WatchResponses;
 
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<WatchResponses>, Status> {
+        let begun = Instant::now();
+        let origin = origin("CredentialService/Watch", &request);
+        let call_id = origin.call_id.clone();
+        let opened = async {
+            let call = self.authenticate(origin, &request).await?;
+            let request = match convert::watch_request(request.into_inner()) {
+                Ok(request) => request,
+                Err(error) => return Err(self.vend.refused(&call, error).await),
+            };
+            let (work, closer) = (Arc::clone(&self.vend), Arc::clone(&self.vend));
+            self.unbroken(async move { work.watch(&call, request).await }, move |opened| {
+                if let Some(lease) = opened.unheld {
+                    closer.abandon(&lease);
+                }
+            })
+            .await
+        };
+        let opened = tokio::time::timeout(self.request_timeout, opened).await.unwrap_or_else(|_| Err(too_late()));
+        let answer = opened.map_err(|error| status(&error, &call_id));
+        measure("CredentialService/Watch", begun, answer.as_ref().err());
+        let responses = answer.map(|opened| WatchResponses { messages: opened.stream, call_id: call_id.clone() });
+        with_call_id(responses, &call_id)
     }
 
-    async fn acknowledge(&self, _: Request<v1::AcknowledgeRequest>) -> Result<Response<v1::AcknowledgeResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        let vend = &self.vend;
+        self.unary("CredentialService/Acknowledge", request, async |call, message| {
+            let (id, generation, next_csr) = match convert::acknowledge_request(message) {
+                Ok(parsed) => parsed,
+                Err(error) => return Err(vend.refused(&call, error).await),
+            };
+            let work = Arc::clone(vend);
+            let acknowledged = async move { work.acknowledge(&call, id, generation, next_csr.as_deref()).await };
+            let lease = self.unbroken(acknowledged, drop).await?;
+            Ok(v1::AcknowledgeResponse { lease: Some(convert::lease(&lease, vend.now())) })
+        })
+        .await
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {

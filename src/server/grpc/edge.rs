@@ -31,7 +31,7 @@ use crate::{
         limiters::{Limiters, caller_key},
         trust::Trust,
     },
-    vend::{Call, Origin, Vend},
+    vend::{Call, Enrollments, Origin, Vend},
 };
 
 /// The answer's header that names the call, the same id as in the log and in the audit record.
@@ -40,6 +40,7 @@ pub(in crate::server) const CALL_ID: &str = "x-daypass-call-id";
 /// The edge: everything that the services share.
 pub(in crate::server) struct Edge {
     pub(in crate::server) vend: Arc<Vend>,
+    pub(in crate::server) enrollments: Arc<Enrollments>,
     pub(in crate::server) authn: Arc<Callers>,
     pub(in crate::server) trust: Arc<Trust>,
     pub(in crate::server) bundles: Arc<Bundles>,
@@ -177,6 +178,6 @@ pub(in crate::server) fn with_call_id<U>(answer: Result<U, Status>, call_id: &st
     }
 }
 
-fn too_late() -> Error {
+pub(super) fn too_late() -> Error {
     Error::new(Code::DeadlineExceeded, "the request took too long; try again with the same request id")
 }

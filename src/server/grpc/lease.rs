@@ -72,12 +72,12 @@ impl LeaseService for Edge {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let vend = &self.vend;
         self.unary("LeaseService/Renew", request, async |call, message| {
-            let (id, ttl, input) = match convert::renew_request(message) {
-                Ok(parsed) => parsed,
+            let renewal = match convert::renew_request(message) {
+                Ok(renewal) => renewal,
                 Err(error) => return Err(vend.refused(&call, error).await),
             };
             let work = Arc::clone(vend);
-            let renewed = self.unbroken(async move { work.renew(&call, id, ttl, input).await }, drop).await?;
+            let renewed = self.unbroken(async move { work.renew(&call, renewal).await }, drop).await?;
             Ok(v1::RenewResponse {
                 lease: Some(convert::lease(&renewed.lease, renewed.now)),
                 credential: Some(convert::credential(renewed.credential)),

@@ -4,6 +4,7 @@ mod audit;
 mod convert;
 mod credential;
 mod edge;
+mod enrollment;
 mod lease;
 mod status;
 mod streams;
@@ -30,7 +31,8 @@ use crate::{
         self,
         v1::{
             audit_service_server::AuditServiceServer, credential_service_server::CredentialServiceServer,
-            lease_service_server::LeaseServiceServer, trust_service_server::TrustServiceServer,
+            enrollment_service_server::EnrollmentServiceServer, lease_service_server::LeaseServiceServer,
+            trust_service_server::TrustServiceServer,
         },
     },
 };
@@ -56,6 +58,7 @@ fn router(edge: Arc<Edge>, limits: &Limits, health: HealthServer<impl Health>) -
     let credential = CredentialServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
     let lease = LeaseServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
     let trust = TrustServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
+    let enrollment = EnrollmentServiceServer::from_arc(edge.clone()).max_decoding_message_size(bytes);
     let audit = AuditServiceServer::from_arc(edge).max_decoding_message_size(bytes);
     let mut server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection)
@@ -65,7 +68,14 @@ fn router(edge: Arc<Edge>, limits: &Limits, health: HealthServer<impl Health>) -
         .http2_keepalive_interval(Some(KEEPALIVE))
         // Without a grace: with one, tonic cuts what is in flight instead of ending the connection gracefully. Tails end by themselves.
         .max_connection_age(std_duration(limits.connection_age));
-    Ok(server.add_service(credential).add_service(lease).add_service(trust).add_service(audit).add_service(reflection).add_service(health))
+    Ok(server
+        .add_service(credential)
+        .add_service(lease)
+        .add_service(trust)
+        .add_service(enrollment)
+        .add_service(audit)
+        .add_service(reflection)
+        .add_service(health))
 }
 
 /// Serves connections until `shutdown` resolves, then finishes what is in flight.

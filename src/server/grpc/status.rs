@@ -29,7 +29,7 @@ pub(in crate::server) fn grpc_code(code: Code) -> GrpcCode {
         Code::NoTenant | Code::TenantEnded | Code::Denied | Code::IssuerRefused | Code::GenerationSuperseded | Code::EnrollmentCode => {
             GrpcCode::PermissionDenied
         }
-        Code::RoleNotFound | Code::LeaseNotFound => GrpcCode::NotFound,
+        Code::RoleNotFound | Code::LeaseNotFound | Code::EnrollmentNotFound => GrpcCode::NotFound,
         Code::LeaseState | Code::NotRenewable | Code::KeyState => GrpcCode::FailedPrecondition,
         Code::WatchTakenOver => GrpcCode::Aborted,
         Code::RequestIdReused => GrpcCode::AlreadyExists,

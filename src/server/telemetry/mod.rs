@@ -62,6 +62,10 @@ fn describe() {
     metrics::describe_gauge!("daypass_live_leases", "Leases that are pending, active or revoking");
     metrics::describe_gauge!("daypass_sweep_lag_seconds", "How late the sweep is: the age of the oldest lease that is due");
     metrics::describe_counter!("daypass_swept_total", "Leases that the sweep took off, by what became of them");
+    metrics::describe_gauge!("daypass_watches", "Streams of watched leases at this server");
+    metrics::describe_gauge!("daypass_rotation_lag_seconds", "How late the rotation is: how long ago the oldest one that waits was due");
+    metrics::describe_counter!("daypass_rotations_total", "Rotations of watched leases, by outcome");
+    metrics::describe_counter!("daypass_clones_total", "Older generations that were shown than had been acknowledged, by role");
     metrics::describe_gauge!("daypass_open_leases", "Leases of failed calls that wait to be closed");
     metrics::describe_gauge!("daypass_audit_waiting", "Events that wait to become durable");
     metrics::describe_gauge!("daypass_audit_lag_seconds", "How long the oldest of them has waited");

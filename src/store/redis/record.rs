@@ -81,7 +81,8 @@ const ACKNOWLEDGED: u64 = 2;
 const CLAIMED: u64 = 4;
 const ENROLLED: u64 = 8;
 const NEXT_KEY: u64 = 16;
-const OTHER_CAS: u64 = 32;
+const HELD_UNTIL: u64 = 32;
+const OTHER_CAS: u64 = 64;
 
 /// The lease from a record, with or without a request key.
 pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
@@ -139,6 +140,7 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         let Handle::X509 { next_key, .. } = &mut handle else { return Err(BadRecord("it has the next key of no certificate")) };
         *next_key = Some(key);
     }
+    let held_until = if flags & HELD_UNTIL != 0 { Some(input.seconds(issued)?) } else { None };
     if flags & OTHER_CAS != 0 {
         let Handle::X509 { serials, .. } = &mut handle else { return Err(BadRecord("it has the CAs of no certificate")) };
         input.other_cas(serials)?;
@@ -165,6 +167,7 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         renewed_at,
         acknowledged,
         claim,
+        held_until,
         enrolled: flags & ENROLLED != 0,
     })
 }
@@ -223,6 +226,7 @@ impl Encoder {
                 | bit(lease.claim.is_some(), CLAIMED)
                 | bit(lease.enrolled, ENROLLED)
                 | bit(next_key.is_some(), NEXT_KEY)
+                | bit(lease.held_until.is_some(), HELD_UNTIL)
                 | bit(!other_cas.is_empty(), OTHER_CAS),
         );
         if let Some(at) = lease.renewed_at {
@@ -237,6 +241,9 @@ impl Encoder {
         }
         if let Some(key) = next_key {
             self.hex(key);
+        }
+        if let Some(at) = lease.held_until {
+            self.signed(at.as_second() - lease.issued_at.as_second());
         }
         if !other_cas.is_empty() {
             self.unsigned(other_cas.len() as u64);
@@ -472,7 +479,13 @@ mod tests {
             let kinds = (0..LeaseState::ALL.len(), prop::sample::select(&CredentialKind::ALL[..]), reaches);
             let times = (-100..900_000_i64, 0..90_000_000_i64, prop::option::of(0..4_000_000_000_000_i64));
             let millis = || 0..4_000_000_000_000_i64;
-            let rotation = (prop::option::of(millis()), 0..3_u32, prop::option::of((any::<u64>(), millis())), any::<bool>());
+            let rotation = (
+                prop::option::of(millis()),
+                0..3_u32,
+                prop::option::of((any::<u64>(), millis())),
+                any::<bool>(),
+                prop::option::of(-100..900_000_i64),
+            );
             (any::<[u8; 16]>(), names, any::<(u32, u32)>(), kinds, times, rotation).prop_map(
                 move |(id, (role, tenant, subject), (version, generation), (state, kind, reach), (ttl, renew, revoked), rotation)| {
                     let issued_at = Timestamp::from_millisecond(issued).unwrap();
@@ -493,6 +506,7 @@ mod tests {
                         live_until: second(ttl + 60),
                         revoked_at: revoked.map(|at| Timestamp::from_millisecond(at).unwrap()),
                         renewed_at: rotation.0.map(|at| Timestamp::from_millisecond(at).unwrap()),
+                        held_until: rotation.4.map(second),
                         acknowledged: rotation.1,
                         claim: rotation.2.map(|(by, until)| Claim { by: ServerId(by), until: Timestamp::from_millisecond(until).unwrap() }),
                         enrolled: rotation.3,

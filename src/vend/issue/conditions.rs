@@ -6,7 +6,7 @@ use crate::{
     model::{
         Timestamp,
         error::{Code, Error},
-        identity::{Identity, MAX_LEEWAY, Proof, TokenUse, VerifiedToken},
+        identity::{Identity, MAX_LEEWAY, Proof, TokenUse},
         lease::Lease,
         name::RoleName,
         request::{IssueRequest, RequestId},
@@ -19,8 +19,9 @@ use crate::{
 pub(super) fn conditions(grant: &Grant, lease: Lease, request: &IssueRequest) -> NewLease {
     let identity = grant.identity();
     let request_id = request.request_id.as_ref();
-    // The id alone would let the token serve again, for any key, once the lease that it gave has ended.
-    let same = request_id.map(|id| digest([b"issue", id.as_str().as_bytes(), request.input.bytes()]));
+    // The id alone would let the token serve again, for any key, once the lease that it gave has ended. That of an enrolment is the key.
+    let input = if identity.enrolled().is_some() { &[] } else { request.input.bytes() };
+    let same = request_id.map(|id| digest([b"issue", id.as_str().as_bytes(), input]));
     NewLease {
         request_key: request_id.map(|id| request_key(identity, id)),
         token_use: token_use(identity, &lease.role, same.as_ref().map(<[u8; 16]>::as_slice)),
@@ -33,19 +34,19 @@ pub(super) fn conditions(grant: &Grant, lease: Lease, request: &IssueRequest) ->
 /// The use of the caller's token for a role, when its issuer's tokens are not free to be used again. `same` is what makes a request
 /// the same one, so that a retry after a failure is no replay.
 pub(in crate::vend) fn token_use(identity: &Identity, role: &RoleName, same: Option<&[u8]>) -> Option<TokenUseKey> {
-    let Proof::Token { token, .. } = &identity.proof else { return None };
-    let key = match token.token_use {
-        TokenUse::Any => return None,
-        TokenUse::Once => token.token_id,
-        TokenUse::OncePerRole => digest([b"token-use", &token.token_id[..], role.as_str().as_bytes()]),
+    let key = match &identity.proof {
+        Proof::Certificate(_) => return None,
+        Proof::Token { token, .. } => match token.token_use {
+            TokenUse::Any => return None,
+            TokenUse::Once => token.token_id,
+            TokenUse::OncePerRole => digest([b"token-use", &token.token_id[..], role.as_str().as_bytes()]),
+        },
+        Proof::Enrollment(enrolled) => enrolled.token_id,
     };
     let retry = same.map(|same| digest([b"token-retry", &key, same]));
-    Some(TokenUseKey { key, retry, until: remembered_until(token) })
-}
-
-/// Past its expiry and the largest leeway that an issuer may be configured with, no verifier takes the token any more.
-fn remembered_until(token: &VerifiedToken) -> Timestamp {
-    token.expires_at.checked_add(MAX_LEEWAY).unwrap_or(Timestamp::MAX)
+    // Past its expiry and the largest leeway that an issuer may be configured with, no verifier takes the token any more.
+    let until = identity.expires_at().checked_add(MAX_LEEWAY).unwrap_or(Timestamp::MAX);
+    Some(TokenUseKey { key, retry, until })
 }
 
 /// The mark of the nth replacement of a request's answer, kept among the uses of tokens.
@@ -59,7 +60,7 @@ fn request_key(identity: &Identity, id: &RequestId) -> [u8; 16] {
     digest([tenant, subject, id.as_str().as_bytes()])
 }
 
-fn digest(parts: [&[u8]; 3]) -> [u8; 16] {
+pub(super) fn digest(parts: [&[u8]; 3]) -> [u8; 16] {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());

@@ -2,6 +2,7 @@
 
 mod again;
 mod conditions;
+mod first;
 mod here;
 mod remote;
 
@@ -72,7 +73,7 @@ impl<'a> Granted<'a> {
             role: grant.role().name.clone(),
             kind: grant.role().kind(),
             tenant: identity.tenant.clone(),
-            subject: identity.subject().clone(),
+            subject: grant.holder().clone(),
             state,
             issued_at: order.now,
             expires_at,
@@ -83,9 +84,10 @@ impl<'a> Granted<'a> {
             revoked_at: None,
             handle,
             renewed_at: None,
+            held_until: None,
             acknowledged: 0,
             claim: None,
-            enrolled: false,
+            enrolled: identity.enrolled().is_some(),
         };
         lease.live_until = lease.accepted_until();
         lease

@@ -34,6 +34,7 @@ pub(super) fn lease(number: u8, version: u32) -> Lease {
         live_until: at(900),
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

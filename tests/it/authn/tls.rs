@@ -7,7 +7,7 @@ use std::{
 };
 
 use daypass::{
-    authn::mtls::{ClientVerifier, ExpiredCrl, TrustDomainConfig, TrustStore, Verdict, server_config, with_verdict},
+    authn::mtls::{ClientVerifier, ExpiredCrl, Heard, TrustDomainConfig, TrustStore, Verdict, server_config, with_verdict},
     clock::Clock,
     model::{SignedDuration, Timestamp, identity::CertificateIdentity},
 };
@@ -350,8 +350,12 @@ async fn heard(stage: &Stage, client: Option<&Client>) -> (bool, Option<Verdict>
     let acceptor = TlsAcceptor::from(server_config(stage.verifier.clone(), stage.certificate.clone()).unwrap());
     let connector = TlsConnector::from(stage.config(client));
     let connecting = tokio::spawn(async move { connector.connect(ServerName::try_from("localhost").unwrap(), theirs).await.map(drop) });
-    let (accepted, verdict) = with_verdict(acceptor.accept(ours)).await;
+    let (accepted, heard) = with_verdict(acceptor.accept(ours)).await;
     let _as_it_sees_it = connecting.await.unwrap();
+    let verdict = match heard {
+        Heard::Verdict(verdict) => Some(verdict),
+        Heard::Nothing | Heard::Unproven(_) | Heard::Revoked(_) => None,
+    };
     (accepted.is_ok(), verdict)
 }
 

@@ -187,6 +187,7 @@ async fn a_revocation_that_found_no_room_stays_open_at_every_server() {
         live_until: revoked_at + SignedDuration::from_mins(20),
         revoked_at: Some(revoked_at),
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

@@ -191,6 +191,7 @@ async fn nobody_makes_a_session_again() {
         live_until: minted.expires_at,
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

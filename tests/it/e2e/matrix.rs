@@ -102,6 +102,10 @@ fn subjects_of(method: &str) -> &'static [About] {
         "daypass.v1.CredentialService/WhoAmI"
         | "daypass.v1.LeaseService/List"
         | "daypass.v1.LeaseService/RevokeMatching"
+        | "daypass.v1.EnrollmentService/Create"
+        | "daypass.v1.EnrollmentService/List"
+        | "daypass.v1.EnrollmentService/Delete"
+        | "daypass.v1.EnrollmentService/Redeem"
         | "daypass.v1.AuditService/Tail" => &[Nothing],
         public if PUBLIC.contains(&public) => &[Nothing],
         other => panic!("{other} is not in the matrix: say here who may call it, and on what"),
@@ -113,6 +117,10 @@ fn expected(method: &str, kind: Kind, about: About) -> Code {
     use Kind::{Branch, Forger, Job, Nobody, Operator, Stranger, Vendor};
     if PUBLIC.contains(&method) {
         return Code::Ok;
+    }
+    if method == "daypass.v1.EnrollmentService/Redeem" {
+        // Whoever has no good code, whoever that is.
+        return Code::PermissionDenied;
     }
     match kind {
         Nobody | Forger => return Code::Unauthenticated,
@@ -134,6 +142,9 @@ fn expected(method: &str, kind: Kind, about: About) -> Code {
         }
         ("Renew", Operator, OperatorsLease | OperatorsPush | OperatorsJwt) => Code::Ok,
         ("Get" | "Renew" | "Revoke", ..) => Code::NotFound,
+        ("Create", Operator, _) => Code::Ok,
+        ("Create", ..) => Code::PermissionDenied,
+        ("Delete", ..) => Code::NotFound,
         ("Tail", Operator, _) => Code::Ok,
         ("Tail", ..) => Code::PermissionDenied,
         (other, ..) => panic!("{other} is not in the matrix"),
@@ -231,7 +242,8 @@ fn lease(world: &World, about: About) -> String {
 async fn call(world: &World, method: &str, caller: &Caller, about: About, lease: &str) -> Result<(), Status> {
     use v1::{
         audit_service_client::AuditServiceClient as Audit, credential_service_client::CredentialServiceClient as Credentials,
-        lease_service_client::LeaseServiceClient as Leases, trust_service_client::TrustServiceClient as Trust,
+        enrollment_service_client::EnrollmentServiceClient as Enrollments, lease_service_client::LeaseServiceClient as Leases,
+        trust_service_client::TrustServiceClient as Trust,
     };
     let channel = channel(world, caller).await;
     let (lease_id, reason) = (lease.to_owned(), String::new());
@@ -283,6 +295,22 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
             let mut records = Audit::new(channel).tail(request(caller, tail)).await?.into_inner();
             while records.message().await?.is_some() {}
             Ok(())
+        }
+        "daypass.v1.EnrollmentService/Create" => {
+            let create = v1::CreateRequest { tenant: "fleet".to_owned(), role: "agent".to_owned(), ..v1::CreateRequest::default() };
+            Enrollments::new(channel).create(request(caller, create)).await.map(drop)
+        }
+        "daypass.v1.EnrollmentService/List" => {
+            Enrollments::new(channel).list(request(caller, v1::ListEnrollmentsRequest::default())).await.map(drop)
+        }
+        "daypass.v1.EnrollmentService/Delete" => {
+            let delete = v1::DeleteRequest { id: "0192f0c1-7b5a-7000-8000-000000000000".to_owned() };
+            Enrollments::new(channel).delete(request(caller, delete)).await.map(drop)
+        }
+        "daypass.v1.EnrollmentService/Redeem" => {
+            let Some(v1::issue_request::Input::X509(input)) = issue_request(role).input else { unreachable!() };
+            let redeem = v1::RedeemRequest { code: format!("dpe_{}", "A".repeat(43)), x509: Some(input) };
+            Enrollments::new(channel).redeem(request(caller, redeem)).await.map(drop)
         }
         "grpc.health.v1.Health/Check" => {
             let mut health = tonic_health::pb::health_client::HealthClient::new(channel);

@@ -22,6 +22,7 @@ mod registry_access;
 mod registry_faults;
 mod reload;
 mod revoked_client;
+mod rotation;
 mod token;
 mod tour;
 pub mod two_servers;

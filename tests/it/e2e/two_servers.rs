@@ -17,7 +17,9 @@ use crate::support::{
 
 /// A second server beside the world's own: the same CA, roles, policy and Redis; its own ports and audit log.
 pub struct Second {
-    grpc: u16,
+    /// Where gRPC listens, on 127.0.0.1.
+    pub grpc: u16,
+    /// Where HTTP listens.
     pub http: u16,
     _process: Process,
 }

@@ -1,1 +1,9 @@
 //! First identities: codes, redeems, clones.
+
+mod agent;
+mod clones;
+mod codes;
+mod config;
+mod decisions;
+mod race;
+mod world;

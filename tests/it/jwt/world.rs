@@ -106,7 +106,7 @@ impl World {
     }
 
     pub async fn renew(&self, call: &Call, id: LeaseId, input: Input) -> Result<Issued> {
-        self.vend.renew(call, id, None, input).await
+        self.vend.renew(call, daypass::vend::Renewal { lease: id, generation: None, ttl: None, input }).await
     }
 
     pub async fn leases(&self) -> Vec<Lease> {

@@ -34,7 +34,7 @@ const PRINCIPALS: [&str; 9] = [
     "principal == Certificate::\"spiffe://dev/vendor/agent\"",
     "principal in Token::github::\"oidc:github:repo:acme/site\"",
 ];
-const ACTIONS: [&str; 9] = [
+const ACTIONS: [&str; 10] = [
     "action",
     "action == Action::\"issue\"",
     "action == Action::\"renew\"",
@@ -42,6 +42,7 @@ const ACTIONS: [&str; 9] = [
     "action == Action::\"revoke\"",
     "action == Action::\"explain\"",
     "action == Action::\"audit\"",
+    "action == Action::\"enroll\"",
     "action in [Action::\"issue\", Action::\"renew\"]",
     "action in [Action::\"read\", Action::\"revoke\", Action::\"audit\"]",
 ];
@@ -130,6 +131,9 @@ impl Oracle {
         let mut context = json!({ "time": { "__extn": { "fn": "datetime", "arg": "2026-03-01T12:00:00.250Z" } } });
         let fields = context.as_object_mut().unwrap();
         ttl.map(|ttl| fields.insert("ttl_seconds".into(), json!(ttl)));
+        if action == Action::Enroll {
+            fields.insert("tenant".into(), json!("vendor"));
+        }
         address.map(|address| fields.insert("peer_address".into(), json!({ "__extn": { "fn": "ip", "arg": address } })));
         identity.peer().map(|peer| {
             let peer = json!({ "trust_domain": "dev", "id": peer.id, "subject": peer.subject.as_str(), "serial": peer.serial });
@@ -155,6 +159,7 @@ impl Oracle {
             Proof::Certificate(peer) => {
                 ("Certificate".to_owned(), json!({ "trust_domain": "dev", "id": peer.id, "subject": peer.subject.as_str() }))
             }
+            Proof::Enrollment(_) => unreachable!("no policy is asked about a code"),
             Proof::Token { token, .. } => {
                 let claims = serde_json::to_value(&token.claims).unwrap();
                 let attrs = json!({ "subject": token.subject.as_str(), "issuer": token.issuer.as_str(), "claims": claims });
@@ -252,6 +257,8 @@ proptest! {
             }
             let explain = book.decide_explain(&identity, &role.name, ip, now());
             prop_assert_eq!(explain.is_ok(), oracle.allows(&identity, Action::Explain, &Resource::Role(name), None, address));
+            let enroll = book.may_enroll(&identity, &"vendor".parse().unwrap(), &role.name, ip, now());
+            prop_assert_eq!(enroll.is_ok(), oracle.allows(&identity, Action::Enroll, &Resource::Role(name), None, address));
         }
         for tenant in ["ci", "vendor", "operators", "gone"] {
             let audit = book.decide_audit(&identity, &tenant.parse().unwrap(), ip, now());

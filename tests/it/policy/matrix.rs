@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use daypass::{
-    model::{identity::Identity, lease::Lease},
+    model::{identity::Identity, lease::Lease, name::TenantName},
     policy::{Action, Denial, LeaseAction, PolicyBook},
 };
 
@@ -76,6 +76,17 @@ fn table(book: &PolicyBook) -> String {
                                     _ => book.decide_lease(LeaseAction::Revoke, caller, &lease, None, now()),
                                 })
                             }),
+                        ));
+                    }
+                }
+            }
+            Action::Enroll => {
+                for role in &roles {
+                    for tenant in ["ci", "vendor"] {
+                        let (name, tenant): (daypass::model::name::RoleName, TenantName) = (role.parse().unwrap(), tenant.parse().unwrap());
+                        rows.push((
+                            format!("enroll role {role} for {tenant}"),
+                            Box::new(move |caller| cell(book.may_enroll(caller, &tenant, &name, None, now()).map(|_| ()))),
                         ));
                     }
                 }

@@ -88,6 +88,7 @@ pub fn role(name: &str, owner: RoleOwner) -> Role {
         ip_sans: Vec::new(),
         ext_key_usage: vec![ExtKeyUsage::ClientAuth],
         key_types: vec![KeyType::P256],
+        enrollment: false,
     };
     Role {
         name: name.parse().unwrap(),
@@ -173,6 +174,7 @@ pub fn lease(role: &str, holder: &Identity) -> Lease {
         live_until: "2026-03-01T12:04:00Z".parse().unwrap(),
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

@@ -124,6 +124,7 @@ fn lease(minted: &Minted) -> Lease {
         live_until: minted.expires_at,
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

@@ -70,6 +70,7 @@ pub fn lease_at(issued_at: Timestamp, tenant: &str, role: &str, subject: &str) -
         live_until: expires_at,
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

@@ -7,7 +7,9 @@ pub mod actions;
 pub mod aws_cli;
 pub mod boto;
 pub mod containers;
+pub mod envoy;
 pub mod github;
+pub mod handshakes;
 pub mod http;
 pub mod ministack;
 pub mod nginx;
@@ -17,6 +19,8 @@ pub mod registry;
 mod registry_tests;
 pub mod seaweed;
 pub mod server;
+mod socket_tests;
+pub mod spiffe_py;
 
 use std::{
     net::TcpListener,

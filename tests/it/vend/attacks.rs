@@ -12,7 +12,7 @@ use daypass::{
 use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::mpsc;
 
-use super::world::{World, job, operator, serials};
+use super::world::{World, job, operator, renewal, serials};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_is_hidden_reads_as_one_that_is_not_there() {
@@ -23,7 +23,7 @@ async fn a_lease_that_is_hidden_reads_as_one_that_is_not_there() {
     for id in [hidden, absent] {
         answers.push(world.vend.get(&job(1), id).await.unwrap_err());
         answers.push(world.vend.revoke(&job(1), id, "").await.unwrap_err());
-        answers.push(world.vend.renew(&job(1), id, None, world.input()).await.err().unwrap());
+        answers.push(world.vend.renew(&job(1), renewal(id, world.input())).await.err().unwrap());
     }
     for answer in &answers {
         assert_eq!((answer.code(), answer.public()), (Code::LeaseNotFound, answers[0].public()));

@@ -15,7 +15,7 @@ use daypass::{
 use super::{
     cloud::covers,
     faulty::When,
-    world::{World, operator},
+    world::{World, operator, renewal},
 };
 
 /// How many times it dies.
@@ -64,7 +64,7 @@ async fn two_hundred_crashes_leave_no_session_off_the_record_and_none_alive_that
         let awaits = dice.throw(MOST_AWAITS);
         let died = match (dice.throw(4), held.iter().next().copied()) {
             (0, Some(id)) => {
-                let renewed = crash_after(awaits, world.vend.renew(&operator(), id, None, world.input())).await;
+                let renewed = crash_after(awaits, world.vend.renew(&operator(), renewal(id, world.input()))).await;
                 renewed.is_none()
             }
             (1, Some(id)) => {
@@ -121,7 +121,7 @@ async fn a_revocation_on_record_outlives_a_crash_before_the_store_has_it() {
             assert_eq!(world.stored(issued.lease.id).await.unwrap().state, LeaseState::Active, "the store knows nothing of it");
             if renewed {
                 world.clock.forward(SignedDuration::from_mins(5));
-                world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+                world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.unwrap();
             }
             assert_eq!(world.vend.close_open().await.unwrap(), 1);
             world.settle().await;

@@ -8,7 +8,7 @@ use daypass::model::{
 
 use super::{
     faulty::When,
-    world::{World, job, operator, serials},
+    world::{World, job, operator, renewal, serials},
 };
 
 const WHENS: [When; 2] = [When::Before, When::After];
@@ -121,10 +121,10 @@ async fn a_renewal_that_fails_gives_no_credential_and_no_harm() {
         let world = World::new();
         let issued = world.issue(&operator(), None).await.unwrap();
         world.faults.plan(operation, 0, when);
-        let failed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await;
+        let failed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await;
         assert!(failed.is_err(), "{operation} {when:?}");
         world.faults.heal();
-        let renewed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+        let renewed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.unwrap();
         let stored = world.stored(issued.lease.id).await.unwrap();
         assert_eq!(stored, renewed.lease);
         // A revoke reaches every certificate that was ever made under it, also one that nobody got.

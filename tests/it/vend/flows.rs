@@ -14,7 +14,7 @@ use daypass::{
 };
 use tokio::sync::mpsc;
 
-use super::world::{World, job, operator, serials};
+use super::world::{World, job, operator, renewal, serials};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_id_is_one_lease_and_one_certificate() {
@@ -69,7 +69,7 @@ async fn a_renewal_keeps_the_lease_and_a_revoke_reaches_both_certificates() {
     let world = World::new();
     let issued = world.issue(&operator(), None).await.unwrap();
     world.clock.forward(SignedDuration::from_mins(5));
-    let renewed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+    let renewed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.unwrap();
     assert_eq!(renewed.lease.id, issued.lease.id);
     assert_eq!(renewed.lease.generation, 2);
     assert_eq!(renewed.lease.expires_at.duration_since(issued.lease.expires_at), SignedDuration::from_mins(5));
@@ -79,7 +79,7 @@ async fn a_renewal_keeps_the_lease_and_a_revoke_reaches_both_certificates() {
     let (crl, both) = (world.revoked().await, serials(&renewed.lease));
     assert_eq!(both.len(), 2);
     assert!(both.iter().all(|serial| crl.contains(serial)));
-    let refused = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.err().unwrap();
+    let refused = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.err().unwrap();
     assert_eq!(refused.code(), Code::LeaseState);
     assert_eq!(world.vend.revoke(&operator(), issued.lease.id, "again").await.unwrap(), revoked, "idempotent");
 }
@@ -88,10 +88,10 @@ async fn a_renewal_keeps_the_lease_and_a_revoke_reaches_both_certificates() {
 async fn a_token_renews_only_once_and_not_the_lease_that_it_got() {
     let world = World::new();
     let issued = world.issue(&job(1), Some("step")).await.unwrap();
-    let used = world.vend.renew(&job(1), issued.lease.id, None, world.input()).await.err().expect("its token is used");
+    let used = world.vend.renew(&job(1), renewal(issued.lease.id, world.input())).await.err().expect("its token is used");
     assert_eq!(used.code(), Code::TokenReplayed);
-    world.vend.renew(&job(2), issued.lease.id, None, world.input()).await.expect("a fresh token renews");
-    let retried = world.vend.renew(&job(2), issued.lease.id, None, world.input()).await;
+    world.vend.renew(&job(2), renewal(issued.lease.id, world.input())).await.expect("a fresh token renews");
+    let retried = world.vend.renew(&job(2), renewal(issued.lease.id, world.input())).await;
     assert!(retried.is_ok(), "a retry with the same key is no replay");
 }
 

@@ -19,7 +19,7 @@ use daypass::{
 
 use super::{
     faulty::When,
-    world::{SERVICE, World, operator},
+    world::{SERVICE, World, operator, renewal},
 };
 
 const SCOPE: &str = "repository:demo/app:pull,push";
@@ -183,7 +183,7 @@ async fn a_renewal_gives_a_second_secret_and_a_revoke_ends_both() {
     let world = World::new();
     let issued = world.push(None).await;
     world.clock.forward(SignedDuration::from_mins(10));
-    let renewed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+    let renewed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.unwrap();
     assert_ne!(credential(&issued).secret, credential(&renewed).secret);
     for held in [&issued, &renewed] {
         world.exchange_of(held).await.unwrap();

@@ -17,7 +17,7 @@ use daypass::{
 use super::{
     cloud::{SETTLES_IN, Session, covers},
     faulty::When,
-    world::{World, job, operator},
+    world::{World, job, operator, renewal},
 };
 
 /// Every call of a port on the way of an issue: which, its place among those of its kind, and when it fails.
@@ -249,7 +249,7 @@ async fn renewing_a_session_is_covered_whatever_fails() {
         let issued = world.session(&operator(), "deploy", None).await.unwrap();
         world.clock.forward(SignedDuration::from_mins(10));
         world.faults.plan(operation, nth, when);
-        let failed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await;
+        let failed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await;
         assert!(failed.is_err(), "{what}");
         world.faults.heal();
         let stored = world.stored(issued.lease.id).await.unwrap();
@@ -260,7 +260,7 @@ async fn renewing_a_session_is_covered_whatever_fails() {
         if operation == "mint" && when == When::Before || operation == "append" && nth == 0 {
             assert_eq!(stored.expires_at, issued.lease.expires_at, "{what}: nothing was made, and the expiry is as it was");
         }
-        let renewed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+        let renewed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.unwrap();
         assert_eq!(world.stored(issued.lease.id).await.unwrap(), renewed.lease);
         world.vend.revoke(&operator(), issued.lease.id, "").await.unwrap();
         for session in world.cloud.sessions() {
@@ -274,7 +274,7 @@ async fn a_renewal_is_on_record_before_the_remote_system_is_asked() {
     let world = World::new();
     let issued = world.session(&operator(), "deploy", None).await.unwrap();
     world.clock.forward(SignedDuration::from_mins(10));
-    let renewed = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.unwrap();
+    let renewed = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.unwrap();
     let events = world.events();
     let [.., reserved, made] = &events[..] else { panic!("{events:?}") };
     assert_eq!(reserved.method, "renew/reserve");
@@ -295,7 +295,7 @@ async fn a_lease_is_not_renewed_into_another_kind() {
         catalog.roles.insert(role.name.clone(), role.into());
     });
     world.clock.forward(SignedDuration::from_mins(10));
-    let refused = world.vend.renew(&operator(), issued.lease.id, None, world.input()).await.err().expect("it was no ECR login");
+    let refused = world.vend.renew(&operator(), renewal(issued.lease.id, world.input())).await.err().expect("it was no ECR login");
     assert_eq!(refused.code(), Code::NotRenewable, "{refused}");
     assert_eq!((world.stored(issued.lease.id).await.unwrap(), world.cloud.sessions().len()), (issued.lease, 1));
 }

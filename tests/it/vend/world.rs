@@ -35,7 +35,7 @@ use daypass::{
     },
     policy::PolicyBook,
     store::{LeaseStore, embedded::EmbeddedStore},
-    vend::{Call, Issued, Origin, Rules, Vend},
+    vend::{Call, Issued, Origin, Renewal, Rules, Vend, WatchLimits},
 };
 use rcgen::{CertificateParams, KeyPair};
 
@@ -105,11 +105,21 @@ impl World {
 
     /// With a remote system of the caller's own.
     pub fn over(aws: Arc<dyn RemoteIssuer>, cloud: Arc<Cloud>, faults: Faults) -> Self {
+        Self::with(aws, cloud, faults, embedded)
+    }
+
+    /// Over a store of the caller's own.
+    pub fn on(store: Arc<dyn LeaseStore>) -> Self {
+        let faults = Faults::default();
+        let cloud = Cloud::new(faults.clone());
+        Self::with(cloud.clone(), cloud, faults, |_| store)
+    }
+
+    fn with(aws: Arc<dyn RemoteIssuer>, cloud: Arc<Cloud>, faults: Faults, store: impl FnOnce(&Path) -> Arc<dyn LeaseStore>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let start: Timestamp = "2027-01-15T08:00:00Z".parse().unwrap();
         let clock = Arc::new(ManualClock(Mutex::new(start)));
-        let store: Arc<dyn LeaseStore> =
-            Arc::new(EmbeddedStore::open(&dir.path().join("leases.db"), SignedDuration::from_hours(1)).unwrap());
+        let store = store(dir.path());
         let log = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join("audit"))).unwrap());
         let issuers = Issuers { aws, ..issuers(dir.path(), start) };
         let key = KeyPair::generate().unwrap();
@@ -139,10 +149,22 @@ impl World {
 
     /// Another server over the same store and log.
     pub fn another(&self) -> Server {
-        let vend = vend(&self.store, &self.log, &self.faults, &self.clock, &self.issuers);
+        self.server(&self.faults, WatchLimits::default())
+    }
+
+    /// Another server over the same store and log, with faults and limits of its own.
+    pub fn server(&self, faults: &Faults, limits: WatchLimits) -> Server {
+        let vend = Arc::new(heart(&self.store, &self.log, faults, &self.clock, &self.issuers).with_watch_limits(limits));
         let mut publishers = tokio::task::JoinSet::new();
         publishers.spawn(deny_when_asked(vend.clone(), list(DenyBy::SessionTag)));
+        publishers.spawn(publish_when_asked(vend.clone(), self.ca.clone()));
         Server { vend, _publishers: publishers }
+    }
+
+    /// A reload with another policy.
+    pub fn reload_policy(&self, policy: &str) {
+        let book = PolicyBook::load("policy.cedar", policy, Arc::new(catalog()), "other").unwrap();
+        self.vend.replace_rules(Rules { book, issuers: self.issuers.clone() });
     }
 
     /// A reload with another catalog.
@@ -224,14 +246,29 @@ pub fn serials(lease: &Lease) -> Vec<String> {
     serials.iter().map(|live| live.serial.clone()).collect()
 }
 
+fn embedded(dir: &Path) -> Arc<dyn LeaseStore> {
+    Arc::new(EmbeddedStore::open(&dir.join("leases.db"), SignedDuration::from_hours(1)).unwrap())
+}
+
 fn vend(store: &Arc<dyn LeaseStore>, log: &Arc<dyn AuditLog>, faults: &Faults, clock: &Arc<ManualClock>, issuers: &Issuers) -> Arc<Vend> {
+    // Streams that do not grow old: time goes on in leaps here.
+    let limits = WatchLimits { age: SignedDuration::from_hours(240), ..WatchLimits::default() };
+    Arc::new(heart(store, log, faults, clock, issuers).with_watch_limits(limits))
+}
+
+fn heart(store: &Arc<dyn LeaseStore>, log: &Arc<dyn AuditLog>, faults: &Faults, clock: &Arc<ManualClock>, issuers: &Issuers) -> Vend {
     let book = PolicyBook::load("policy.cedar", POLICY, Arc::new(catalog()), "test").unwrap();
-    Arc::new(Vend::new(
+    Vend::new(
         Arc::new(FaultyStore(store.clone(), faults.clone())),
         Arc::new(FaultyLog(log.clone(), faults.clone())),
         clock.clone(),
         Rules { book, issuers: issuers.clone() },
-    ))
+    )
+}
+
+/// What asks to renew a lease.
+pub fn renewal(lease: LeaseId, input: Input) -> Renewal {
+    Renewal { lease, generation: None, ttl: None, input }
 }
 
 async fn deny_when_asked(vend: Arc<Vend>, list: AwsDeny) {
@@ -341,6 +378,7 @@ fn catalog() -> Catalog {
             ip_sans: vec![],
             ext_key_usage: vec![ExtKeyUsage::ClientAuth],
             key_types: vec![KeyType::P256],
+            enrollment: false,
         }),
     };
     let claim = |name: &str| ClaimSpec { name: name.to_owned(), path: vec![name.to_owned()], ty: ClaimType::String, required: true };

@@ -1,1 +1,10 @@
 //! Rotation: streams, claims, acknowledgements.
+
+mod clones;
+mod ends;
+mod faults;
+mod holder;
+mod kinds;
+mod rotation;
+mod servers;
+mod tokens;

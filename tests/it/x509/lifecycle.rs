@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use daypass::{
-    issuer::x509::{Ask, Authority, CaConfig, DEFAULT_CRL_LIFE, Serial, X509Issuer},
+    issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, Serial, X509Issuer},
     model::{
         SignedDuration, Timestamp,
         error::{Code, Error},
@@ -26,7 +26,7 @@ fn again(role: &Role, identity: &Identity, csr: &[u8], lease: &Lease, later: Sig
     let at = now() + later;
     let expires_at = Timestamp::from_second((at + QUARTER).as_second()).unwrap();
     let input = Input::X509 { csr_der: csr.to_vec() };
-    WORLD.issuer.reissue(Ask { role, identity, expires_at }, &input, lease, at).map(|credential| x509(credential).chain_der.remove(0))
+    WORLD.issuer.reissue(ask(role, identity, expires_at), &input, lease, at).map(|credential| x509(credential).chain_der.remove(0))
 }
 
 #[test]
@@ -60,8 +60,7 @@ fn the_issuer_cuts_a_life_and_says_so() {
     let late = short.authority.not_after();
     let input = Input::X509 { csr_der: fresh_csr() };
     let (role, identity) = (role(spec()), job());
-    let error =
-        short.issuer.issue(Ask { role: &role, identity: &identity, expires_at: late + QUARTER }, &input, None, late).map(drop).unwrap_err();
+    let error = short.issuer.issue(ask(&role, &identity, late + QUARTER), &input, None, late).map(drop).unwrap_err();
     assert_eq!(error.code(), Code::Internal);
     assert!(error.cause().unwrap().contains("nothing can be issued"), "{error}");
 }
@@ -77,7 +76,7 @@ fn a_leaf_begins_no_earlier_than_its_issuer() {
 fn two_certificates_never_have_one_serial() {
     let (role, csr) = (role(spec()), fresh_csr());
     let mut seen: Vec<String> = (0..200).map(|_| serials(&WORLD.issue(&role, &job(), &csr, QUARTER).unwrap().handle).remove(0)).collect();
-    assert!(seen.iter().all(|serial| serial.len() == 32));
+    assert!(seen.iter().all(|serial| serial.len() == 40));
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), 200);
@@ -95,7 +94,7 @@ fn handle(ca: &str, ends: &[i64]) -> Handle {
 fn renew(earlier: &Handle) -> Result<Handle, Error> {
     let (role, identity) = (role(spec()), job());
     let input = Input::X509 { csr_der: fresh_csr() };
-    let ask = Ask { role: &role, identity: &identity, expires_at: now() + QUARTER };
+    let ask = ask(&role, &identity, now() + QUARTER);
     WORLD.issuer.issue(ask, &input, Some(earlier), now()).map(|minted| minted.handle)
 }
 
@@ -170,7 +169,7 @@ fn a_retry_that_is_another_request_is_refused() {
     }
     assert_eq!(refused(&plain, &job(), &csr, &Lease { expires_at: now(), ..lease.clone() }), Code::LeaseState);
     let (identity, input) = (job(), Input::X509 { csr_der: csr });
-    let shorter = Ask { role: &plain, identity: &identity, expires_at: now() + SignedDuration::from_mins(5) };
+    let shorter = ask(&plain, &identity, now() + SignedDuration::from_mins(5));
     assert_eq!(WORLD.issuer.reissue(shorter, &input, &lease, now()).map(drop).unwrap_err().code(), Code::RequestIdReused);
 }
 
@@ -212,7 +211,7 @@ fn a_key_that_stops_to_answer_is_unavailable_and_gives_nothing() {
     let authority = Arc::new(Authority::load(config, now()).unwrap());
     let issuer = X509Issuer::new(BTreeMap::from([(authority.name().clone(), authority.clone())]));
     let (role, identity, input) = (role(spec()), job(), Input::X509 { csr_der: fresh_csr() });
-    let ask = Ask { role: &role, identity: &identity, expires_at: now() + QUARTER };
+    let ask = ask(&role, &identity, now() + QUARTER);
     assert!(issuer.issue(ask, &input, None, now()).is_ok());
     assert_eq!(issuer.issue(ask, &input, None, now()).map(drop).unwrap_err().code(), Code::IssuerUnavailable);
     assert_eq!(authority.sign_crl(1, &[], now()).map(drop).unwrap_err().code(), Code::IssuerUnavailable);

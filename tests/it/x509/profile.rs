@@ -5,15 +5,12 @@ use std::{
     sync::LazyLock,
 };
 
-use daypass::{
-    issuer::x509::Ask,
-    model::{
-        SignedDuration, Timestamp,
-        error::Code,
-        request::Input,
-        role::{ExtKeyUsage, KeyType, X509Role},
-        template::Template,
-    },
+use daypass::model::{
+    SignedDuration, Timestamp,
+    error::Code,
+    request::Input,
+    role::{ExtKeyUsage, KeyType, X509Role},
+    template::Template,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use rcgen::{KeyPair, PublicKeyData};
@@ -85,7 +82,7 @@ proptest! {
         let (key_type, pair, csr) = &KEYS[key];
         let at = now() + SignedDuration::from_secs(at);
         let expires_at = Timestamp::from_second((at + SignedDuration::from_secs(ttl)).as_second()).unwrap();
-        let ask = Ask { role: &role, identity: &identity, expires_at };
+        let ask = ask(&role, &identity, expires_at);
         match WORLD.issuer.issue(ask, &Input::X509 { csr_der: csr.clone() }, None, at) {
             Err(error) => prop_assert!(matches!(error.code(), Code::InvalidCsr | Code::ClaimNotUsable | Code::Internal), "{}", error),
             Ok(minted) => {
@@ -106,7 +103,7 @@ fn check(der: &[u8], spec: &X509Role, pair: &KeyPair, at: Timestamp, expires_at:
     prop_assert!(rest.is_empty());
     prop_assert!(leaf.verify_signature(Some(issuing.public_key())).is_ok());
     prop_assert_eq!(leaf.version(), X509Version::V3);
-    prop_assert!(leaf.raw_serial().len() == 16 && leaf.raw_serial()[0] < 0x80 && leaf.raw_serial()[0] > 0);
+    prop_assert!(leaf.raw_serial().len() == 20 && leaf.raw_serial()[0] < 0x80 && leaf.raw_serial()[0] > 0);
     prop_assert_eq!(leaf.issuer().as_raw(), issuing.subject().as_raw());
     prop_assert_eq!(leaf.public_key().raw, pair.subject_public_key_info());
     let (start, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());

@@ -54,8 +54,14 @@ impl World {
 
     pub fn issue(&self, role: &Role, identity: &Identity, csr: &[u8], ttl: SignedDuration) -> Result<Minted, Error> {
         let expires_at = Timestamp::from_second((now() + ttl).as_second()).unwrap();
-        self.issuer.issue(Ask { role, identity, expires_at }, &Input::X509 { csr_der: csr.to_vec() }, None, now())
+        self.issuer.issue(ask(role, identity, expires_at), &Input::X509 { csr_der: csr.to_vec() }, None, now())
     }
+}
+
+/// For a lease of its own, its first certificate.
+pub fn ask<'a>(role: &'a Role, identity: &'a Identity, expires_at: Timestamp) -> Ask<'a> {
+    let lease = LeaseId::new(now(), daypass::clock::random(), &identity.tenant);
+    Ask { role, identity, expires_at, lease, generation: 1 }
 }
 
 pub fn config(root: &Made, issuing: &Made) -> CaConfig {
@@ -87,6 +93,7 @@ pub fn spec() -> X509Role {
         ip_sans: vec![],
         ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
         key_types: vec![KeyType::P256, KeyType::P384, KeyType::Ed25519, KeyType::Rsa],
+        enrollment: false,
     }
 }
 
@@ -161,6 +168,7 @@ pub fn lease_of(minted: &Minted) -> Lease {
         live_until: minted.expires_at,
         revoked_at: None,
         renewed_at: None,
+        held_until: None,
         acknowledged: 0,
         claim: None,
         enrolled: false,

@@ -16,7 +16,7 @@ use toml::{
 use super::{
     build::{Configured, MAX_LIFE, hint},
     file::{At, Reader},
-    sections::RoleSection,
+    sections::{RoleSection, TrustDomainSection},
 };
 use crate::{
     issuer::aws::AwsIdentity,
@@ -110,7 +110,13 @@ impl Reader {
     }
 
     /// A role, when nothing is wrong with it.
-    pub(super) fn role(&mut self, draft: &RoleDraft, catalog: &Catalog, configured: &Configured) -> Option<Role> {
+    pub(super) fn role(
+        &mut self,
+        draft: &RoleDraft,
+        trust_domains: &[At<TrustDomainSection>],
+        catalog: &Catalog,
+        configured: &Configured,
+    ) -> Option<Role> {
         let At { line, value: section } = &draft.common;
         let (line, name) = (*line, &section.name);
         let before = self.faults.len();
@@ -138,7 +144,7 @@ impl Reader {
             self.fault(line, format!("role {name}: max_ttl <= max_life_per_token <= max_life must hold"));
         }
         let spec = match &draft.kind {
-            KindSection::X509(own) => self.x509_role(&draft.common, own, catalog).map(RoleSpec::X509),
+            KindSection::X509(own) => self.x509_role(&draft.common, own, trust_domains, catalog).map(RoleSpec::X509),
             KindSection::Aws(own) => self.aws_role(&draft.common, own, catalog, configured).map(RoleSpec::Aws),
             KindSection::Ecr(own) => self.aws_role(&draft.common, own, catalog, configured).map(RoleSpec::Ecr),
             KindSection::Registry(own) => self.registry_role(&draft.common, own, catalog, configured).map(RoleSpec::Registry),

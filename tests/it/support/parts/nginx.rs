@@ -1,9 +1,12 @@
-//! nginx as a relying party: it admits clients by certificate, and refuses those on a CRL.
+//! nginx as a relying party, which admits clients by certificate and refuses those on a CRL; and as what shows a certificate out of
+//! files that somebody else keeps fresh.
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -34,16 +37,12 @@ impl Nginx {
         if let Some(crls) = crls {
             fs::write(dir.path().join("crls.pem"), crls).expect("a temporary file can be written");
         }
-        // Another process may take the port first: then nginx ends, and the next port is tried.
-        for _ in 0..5 {
-            let port = free_port();
-            fs::write(dir.path().join("nginx.conf"), configuration(port, &server, crls.is_some()))
-                .expect("a temporary file can be written");
-            if let Some(process) = serve(dir.path()) {
-                return Self { port, server_ca, dir, _process: process };
-            }
-        }
-        panic!("nginx does not start: {}", error_log(dir.path()));
+        let crl = if crls.is_some() { "ssl_crl crls.pem;" } else { "" };
+        let shows = shows(&server.cert, &server.key);
+        let tls = format!("{shows} ssl_client_certificate trusted.pem; ssl_verify_client on; ssl_verify_depth 4; {crl}");
+        // One process, no worker: killing it leaves nothing behind.
+        let (port, process) = start(dir.path(), |port| configuration("master_process off;", port, &tls));
+        Self { port, server_ca, dir, _process: process }
     }
 
     /// The HTTP status that a client with this certificate (PEM: leaf and chain) and key gets: 200 when it is admitted, 400 when
@@ -58,9 +57,67 @@ impl Nginx {
     }
 }
 
+/// A running nginx that shows the certificate of files which it reads at its start and at each reload.
+#[derive(Debug)]
+pub struct NginxServer {
+    port: u16,
+    dir: TempDir,
+    process: Process,
+}
+
+impl NginxServer {
+    /// Starts it on files that are there: PEM, the leaf and its chain, and the key.
+    pub fn start(cert: &Path, key: &Path) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let tls = shows(cert, key);
+        // A single process does not survive a reload whole: it forgets that its port speaks TLS.
+        let (port, process) = start(dir.path(), |port| configuration("master_process on; worker_processes 1;", port, &tls));
+        Self { port, dir, process }
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What makes it read its files again, as a hook runs it: a program and its arguments.
+    pub fn reload_command(&self) -> Vec<String> {
+        let dir = self.dir.path().display().to_string();
+        ["/usr/sbin/nginx", "-p", &dir, "-e", "error.log", "-c", "nginx.conf", "-s", "reload"].map(str::to_owned).into()
+    }
+
+    /// The file with its process id: SIGHUP does the same.
+    pub fn pid_file(&self) -> PathBuf {
+        self.dir.path().join("nginx.pid")
+    }
+}
+
+impl Drop for NginxServer {
+    fn drop(&mut self) {
+        // Killed, it would leave its worker behind.
+        run(Command::new("kill").arg(self.process.child().id().to_string()));
+        let asked = Instant::now();
+        while !self.process.has_ended() && asked.elapsed() < START_TIMEOUT {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// Runs curl without any proxy, for at most 10 s; `--show-error` is on.
 pub fn curl(args: &[&str]) -> Ran {
     run(Command::new("curl").args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "10"]).args(args))
+}
+
+/// Starts nginx on a free port. Another process may take the port first: then nginx ends, and the next port is tried.
+fn start(dir: &Path, configuration: impl Fn(u16) -> String) -> (u16, Process) {
+    for _ in 0..5 {
+        let port = free_port();
+        fs::write(dir.join("nginx.conf"), configuration(port)).expect("a temporary file can be written");
+        if let Some(process) = serve(dir) {
+            return (port, process);
+        }
+    }
+    panic!("nginx does not start: {}", error_log(dir));
 }
 
 /// Starts nginx and waits until it listens; none when it ends by itself.
@@ -81,13 +138,14 @@ fn error_log(dir: &Path) -> String {
     fs::read_to_string(dir.join("error.log")).unwrap_or_default()
 }
 
-fn configuration(port: u16, server: &Pair, with_crls: bool) -> String {
-    let crl = if with_crls { "ssl_crl crls.pem;" } else { "" };
-    let (cert, key) = (server.cert.display(), server.key.display());
-    // One process, no worker: killing it leaves nothing behind.
+fn shows(cert: &Path, key: &Path) -> String {
+    format!("ssl_certificate {}; ssl_certificate_key {};", cert.display(), key.display())
+}
+
+fn configuration(processes: &str, port: u16, tls: &str) -> String {
     format!(
         "daemon off;
-        master_process off;
+        {processes}
         pid nginx.pid;
         error_log error.log info;
         events {{ worker_connections 64; }}
@@ -100,12 +158,7 @@ fn configuration(port: u16, server: &Pair, with_crls: bool) -> String {
             scgi_temp_path tmp_scgi;
             server {{
                 listen 127.0.0.1:{port} ssl;
-                ssl_certificate {cert};
-                ssl_certificate_key {key};
-                ssl_client_certificate trusted.pem;
-                ssl_verify_client on;
-                ssl_verify_depth 4;
-                {crl}
+                {tls}
                 location / {{ return 200 $ssl_client_s_dn; }}
             }}
         }}"
@@ -127,4 +180,40 @@ fn admits_and_refuses_by_certificate_and_crl() {
 
     let without = Nginx::start(&text(&ca.cert), None);
     assert_eq!(without.get_with_client_cert(&revoked.cert, &revoked.key), 200, "it is the CRL that made the difference");
+}
+
+#[test]
+fn shows_another_certificate_after_a_reload() {
+    use super::handshakes::{Handshakes, Server, client};
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let ca = Ca::new(dir.path(), "ca");
+    let [first, second] = ["first", "second"].map(|name| ca.leaf(name, &["DNS:localhost"], "serverAuth", 1));
+    let (cert, key) = (dir.path().join("shown.pem"), dir.path().join("shown.key"));
+    let show = |pair: &Pair| {
+        fs::copy(&pair.cert, &cert).expect("a file of the test's own can be written");
+        fs::copy(&pair.key, &key).expect("a file of the test's own can be written");
+    };
+    show(&first);
+    let nginx = NginxServer::start(&cert, &key);
+    let (server, trusting) = (Server::localhost(nginx.port()), client(&ca.cert, None));
+    let leaf = || server.shake(trusting.clone()).expect("a handshake").leaf;
+    let before = leaf();
+    show(&second);
+    assert_eq!(leaf(), before, "it reads them once");
+
+    let load = Handshakes::start(&server, 2, {
+        let trusting = trusting.clone();
+        move || trusting.clone()
+    });
+    let command = nginx.reload_command();
+    let ran = run(Command::new(&command[0]).args(&command[1..]));
+    assert!(ran.ok, "{}", ran.all());
+    wait_until(START_TIMEOUT, "it shows the second", || (leaf() != before).then_some(()));
+    show(&first);
+    let pid = fs::read_to_string(nginx.pid_file()).expect("it writes its process id");
+    assert!(run(Command::new("kill").args(["-HUP", pid.trim()])).ok);
+    wait_until(START_TIMEOUT, "it shows the first again", || (leaf() == before).then_some(()));
+    let tally = load.end();
+    assert_eq!((tally.failed, tally.failures, tally.done.len()), (0, vec![], 2));
 }

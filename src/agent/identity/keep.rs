@@ -1,0 +1,157 @@
+//! Keeps the agent's identity fresh: renews it in its window with a new key, stores it, lets everybody take it up, and only then tells the
+//! server, which refuses the one before from that moment on.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{sync::watch, time::sleep};
+
+use super::{Identity, IdentityDir, acknowledge, renewed};
+use crate::{
+    client::{
+        Client,
+        error::{Error, Kind, Result},
+        settings::{Address, DEFAULT_TIMEOUT, Roots, Settings},
+    },
+    clock::{self, Clock},
+};
+
+/// How long after a new identity was given out the server is told that it is in use. Whoever connects reads the identity at that moment, so
+/// that past this no handshake with the one before is under way: one that came later would be taken for a clone's.
+pub const SETTLE: Duration = Duration::from_secs(30);
+const _: () = assert!(SETTLE.as_secs() > DEFAULT_TIMEOUT.as_secs());
+
+/// How long it sleeps at most before it looks at the clock again: a machine may have slept.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// The pause after a first failure; the next one doubles it, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Keeps one identity.
+pub struct Keeper {
+    /// Where it lies.
+    pub dir: IdentityDir,
+    /// The server.
+    pub address: Address,
+    /// Whom to trust for the server.
+    pub roots: Roots,
+    /// How long a call may take; less than `settle`.
+    pub timeout: Duration,
+    /// [`SETTLE`], or less in a test.
+    pub settle: Duration,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Keeper {
+    /// Keeps what `current` holds fresh, there and on disk, for as long as that can be done; gives why it cannot be done any more: the
+    /// identity is revoked, superseded by another holder's, or past its end. What fails for another reason is tried again.
+    pub async fn run(&self, current: &watch::Sender<Arc<Identity>>) -> Error {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.turn(current).await {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(error) if is_final(&error) => return error,
+                Err(error) => {
+                    tracing::warn!(%error, code = error.code(), "the agent's identity will be looked after again");
+                    sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+            let expires_at = current.borrow().kept.expires_at;
+            if self.clock.now() >= expires_at {
+                let text = format!("the agent's identity expired at {expires_at}; get a code and enrol anew");
+                return Error::new(Kind::NotAuthenticated, "IDENTITY_EXPIRED", text);
+            }
+        }
+    }
+
+    /// One thing that is to be done: acknowledge, wait, or renew.
+    async fn turn(&self, current: &watch::Sender<Arc<Identity>>) -> Result<()> {
+        let identity = current.borrow().clone();
+        if !identity.kept.acknowledged {
+            // Also after a restart: whoever was started before may still be at a handshake with the one before.
+            sleep(self.settle).await;
+            let told = acknowledge(&self.dir, &mut self.client(&identity)?, &identity).await?;
+            current.send_replace(Arc::new(told));
+            tracing::info!(generation = identity.kept.generation, "the agent's new identity is acknowledged");
+            return Ok(());
+        }
+        let Some(from) = identity.kept.renew_from else {
+            sleep(self.until(identity.kept.expires_at)).await;
+            return Ok(());
+        };
+        let due = drawn_between(from, identity.kept.renew_before.unwrap_or(from), &identity.kept.lease_id);
+        if self.clock.now() < due {
+            sleep(self.until(due)).await;
+            return Ok(());
+        }
+        let next = renewed(&mut self.client(&identity)?, &identity).await?;
+        self.dir.store(&next)?;
+        tracing::info!(generation = next.kept.generation, expires_at = %next.kept.expires_at, "the agent's identity is renewed");
+        current.send_replace(Arc::new(next));
+        Ok(())
+    }
+
+    /// A client that shows this very identity: its connections are of no use to another.
+    fn client(&self, identity: &Identity) -> Result<Client> {
+        Client::new(Settings {
+            address: self.address.clone(),
+            roots: self.roots.clone(),
+            identity: Some(identity.certificate()?),
+            token: None,
+            timeout: self.timeout,
+            found_identity: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// How long to sleep for a time that comes.
+    fn until(&self, at: Timestamp) -> Duration {
+        let left = Duration::try_from(at.duration_since(self.clock.now())).unwrap_or(Duration::ZERO);
+        left.clamp(Duration::from_millis(10), LOOK_EVERY)
+    }
+}
+
+/// Nothing that time would change: the certificate is refused, or its lease is not this holder's.
+fn is_final(error: &Error) -> bool {
+    matches!(error.code(), "GENERATION_SUPERSEDED" | "CERTIFICATE_REVOKED" | "LEASE_NOT_FOUND" | "NO_TENANT")
+}
+
+/// A time between two, the same one at each look.
+fn drawn_between(from: Timestamp, before: Timestamp, lease: &str) -> Timestamp {
+    let span = before.duration_since(from);
+    let drawn = lease.bytes().fold(0_i32, |sum, byte| (sum * 31 + i32::from(byte)) % 1000);
+    from.checked_add(span / 1000 * drawn).unwrap_or(from)
+}
+
+fn jittered(pause: Duration) -> Duration {
+    let [random] = clock::random::<1>();
+    pause / 2 + pause * u32::from(random) / 510
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_drawn_within_its_window_and_stays() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let leases: Vec<String> = (0..200).map(|n| format!("0192f0c1-7b5a-7000-8000-{n:012x}")).collect();
+        let drawn: Vec<_> = leases.iter().map(|lease| drawn_between(at(100), at(200), lease)).collect();
+        assert!(drawn.iter().all(|time| (at(100)..at(200)).contains(time)));
+        assert!(drawn.iter().any(|time| *time < at(130)) && drawn.iter().any(|time| *time > at(170)), "they are spread");
+        assert_eq!(drawn[7], drawn_between(at(100), at(200), &leases[7]));
+        assert_eq!(drawn_between(at(100), at(100), "x"), at(100));
+    }
+
+    #[test]
+    fn pauses_are_between_half_and_whole() {
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_secs(10));
+            assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&pause), "{pause:?}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! An identity on disk: whole, closed to others, and found again.
+
+use rcgen::{CertificateParams, KeyPair, SerialNumber};
+
+use super::*;
+use crate::client::types::{CredentialKind, LeaseState, Reach, Revocation, RotationWindow};
+
+fn lease(generation: u32) -> Lease {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    Lease {
+        id: "0192f0c1-7b5a-7000-8000-000000000000".to_owned(),
+        role: "agent".to_owned(),
+        kind: CredentialKind::X509,
+        tenant: "acme".to_owned(),
+        subject: "spiffe://dev/agent/acme/a".to_owned(),
+        state: LeaseState::Active,
+        issued_at: at(1_000),
+        expires_at: at(5_000),
+        renewable: true,
+        revocation: Revocation { reach: Reach::Crl, live_until: at(5_000) },
+        generation,
+        renew_until: Some(at(90_000)),
+        revoked_at: None,
+        serial: "40".repeat(20),
+        credential_id: "40".repeat(20),
+        rotation: Some(RotationWindow { start: at(3_000), end: at(3_300) }),
+        acknowledged_generation: 0,
+        enrolled: true,
+    }
+}
+
+fn identity(generation: u32) -> Identity {
+    let (key, csr) = csr::make().unwrap();
+    identity_for(generation, &key, &csr)
+}
+
+fn identity_for(generation: u32, key: &PrivateKey, csr: &Csr) -> Identity {
+    let pair = KeyPair::from_pem(key.pem()).unwrap();
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from_slice(&[0x40; 20]));
+    let der = params.self_signed(&pair).unwrap().der().to_vec();
+    let (not_before, not_after) = (Timestamp::from_second(1_000).unwrap(), Timestamp::from_second(5_000).unwrap());
+    let credential = Credential::X509(X509Credential { chain_der: vec![der.clone()], root_der: vec![der], not_before, not_after });
+    Identity::new(Issued { lease: lease(generation), credential }, key, csr).unwrap()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_stored_is_found_again_and_closed_to_others() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(&temp.path().join("state")).unwrap();
+    assert!(!dir.is_filled());
+    assert_eq!(dir.load().map(drop).unwrap_err().code(), "NO_IDENTITY");
+    let first = identity(1);
+    dir.store(&first).unwrap();
+    let found = dir.load().unwrap();
+    assert_eq!(found.kept, first.kept);
+    assert!(found.kept.acknowledged, "the first one supersedes none");
+    assert_eq!((&found.chain_der, &*found.key_pem), (&first.chain_der, &*first.key_pem));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&temp.path().join("state")), 0o700);
+    assert_eq!(mode(&dir.path()), 0o700);
+    for name in [KEY, CERTIFICATE, CA, LEASE] {
+        assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");
+    }
+    assert!(!fs::read_to_string(dir.path().join(LEASE)).unwrap().contains("PRIVATE"));
+}
+
+#[test]
+fn the_next_one_takes_the_place_of_the_one_before_as_a_whole() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    dir.store(&identity(1)).unwrap();
+    let before = fs::read_link(dir.path()).unwrap();
+    let next = identity(2);
+    dir.store(&next).unwrap();
+    assert_ne!(fs::read_link(dir.path()).unwrap(), before);
+    let found = dir.load().unwrap();
+    assert_eq!((found.kept.generation, found.kept.acknowledged), (2, false));
+    assert_eq!(*found.key_pem, *next.key_pem);
+    assert_eq!(names(temp.path()).len(), 2, "the link and what it leads to: {:?}", names(temp.path()));
+}
+
+#[test]
+fn what_cannot_be_written_leaves_the_one_before() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    dir.store(&identity(1)).unwrap();
+    // A directory where the link stands cannot be replaced by one.
+    fs::remove_file(dir.path()).unwrap();
+    fs::create_dir(dir.path()).unwrap();
+    fs::write(dir.path().join("x"), "").unwrap();
+    assert_eq!(dir.store(&identity(2)).unwrap_err().code(), "FILE");
+    let left = names(temp.path());
+    assert!(left.iter().all(|name| !name.starts_with('.')), "nothing half-made remains: {left:?}");
+}
+
+#[test]
+fn others_may_not_write_where_it_lies() {
+    let temp = tempfile::tempdir().unwrap();
+    let open = temp.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(IdentityDir::open(&open).unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn a_key_that_is_being_asked_for_is_the_same_after_a_crash() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    let (first, first_csr) = dir.pending().unwrap();
+    let (again, again_csr) = dir.pending().unwrap();
+    assert_eq!(first.pem(), again.pem());
+    // Each request is signed anew, for the same key.
+    let identity = identity_for(1, &first, &again_csr);
+    assert!(first_csr.serial_of(&identity.chain_der[0]).is_ok());
+    let path = temp.path().join(PENDING);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    fs::write(&path, "nonsense").unwrap();
+    assert_eq!(dir.pending().map(drop).unwrap_err().code(), "KEY");
+}
+
+#[test]
+fn damage_is_told_with_the_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    for name in [KEY, CERTIFICATE, CA, LEASE] {
+        let _ = fs::remove_file(dir.path());
+        dir.store(&identity(1)).unwrap();
+        fs::write(dir.path().join(name), [0xff, 0xfe]).unwrap();
+        let error = dir.load().map(drop).unwrap_err();
+        assert!(error.code() == "FILE" && error.message().contains(name), "{name}: {error}");
+    }
+}

@@ -1,0 +1,213 @@
+//! The interfaces that workloads already speak, over what the agent has: the SPIFFE Workload API and Envoy's secret discovery on unix
+//! sockets, the AWS container credentials endpoint on the loopback interface.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | here | binds all of them, then serves them until the agent ends |
+//! | `config` | `[sockets]` of `agent.toml` |
+//! | `place` | gives a socket or a file its place, mode and group |
+//! | `peer` | who is at the other end, and how many may be |
+//! | `authority` | lets in clients that put a path into `:authority` |
+//! | `view`, `follow` | what a process may see, as it is and as it becomes |
+//! | `workload`, `jwt` | the SPIFFE Workload API |
+//! | `sds` | Envoy's secret discovery |
+//! | `aws`, `container` | the AWS container credentials endpoint |
+
+pub mod authority;
+mod aws;
+pub mod config;
+pub mod container;
+mod follow;
+mod jwt;
+pub mod peer;
+mod place;
+mod sds;
+mod view;
+mod workload;
+
+use std::{net::SocketAddrV4, path::Path, sync::Arc, time::Duration};
+
+use tokio::{net::UnixListener, sync::watch, task::JoinSet};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::Router},
+};
+
+use self::{
+    aws::BoundAws,
+    config::{Group, Mode},
+    follow::over,
+    jwt::JwtSvids,
+    peer::incoming,
+    place::{Placed, check_free_for_socket, place},
+    sds::Sds,
+    view::Shown,
+    workload::{Workload, check_header},
+};
+pub use self::{
+    aws::PATH as AWS_PATH,
+    config::SocketsSection,
+    jwt::{FETCH_TIMEOUT, MAX_FETCHES},
+    sds::{MAX_MESSAGE as MAX_SDS_MESSAGE, MAX_NAME as MAX_SECRET_NAME, MAX_NAMES as MAX_SECRET_NAMES, MAX_REASON},
+    workload::MAX_MESSAGE as MAX_WORKLOAD_MESSAGE,
+};
+use super::desk::{Desk, JwtSource};
+use crate::{
+    client::error::{Error, Kind, Result},
+    clock::{Clock, SystemClock},
+    proto::{
+        envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer,
+        workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    },
+};
+
+/// How many calls a connection may have in flight. Further ones wait at the client.
+pub const STREAMS_PER_CONNECTION: u32 = 256;
+
+/// The largest header list of a call, in bytes.
+pub const MAX_HEADERS: u32 = 16 * 1024;
+
+/// How many resets a connection may have pending (rapid reset).
+pub const MAX_PENDING_RESETS: usize = 20;
+
+/// How long connections may take to end when the agent does. Streams end at once.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is bound and not served yet: who connects waits.
+pub struct Sockets {
+    section: SocketsSection,
+    workload: Option<BoundUnix>,
+    sds: Option<BoundUnix>,
+    aws: Option<BoundAws>,
+}
+
+/// A unix socket, bound.
+struct BoundUnix {
+    listener: UnixListener,
+    /// It goes with this value.
+    file: Placed,
+}
+
+impl Sockets {
+    /// Binds what is configured, each socket with its mode and group from the first moment on; must be called in a runtime. What a dead
+    /// agent left is replaced, what a living one serves is not.
+    ///
+    /// # Errors
+    /// When one cannot be bound; then none is.
+    pub fn bind(section: SocketsSection) -> Result<Self> {
+        let workload = section.workload.as_ref();
+        let workload = workload.map(|found| bind_unix(&found.path, found.mode, found.group.as_ref())).transpose()?;
+        let sds = section.sds.as_ref();
+        let sds = sds.map(|found| bind_unix(&found.path, found.mode, found.group.as_ref())).transpose()?;
+        let aws = section.aws.as_ref().map(aws::bind).transpose()?;
+        Ok(Self { section, workload, sds, aws })
+    }
+
+    /// Where the AWS endpoint listens, if it is configured.
+    pub fn aws_address(&self) -> Option<SocketAddrV4> {
+        self.aws.as_ref().map(|aws| aws.address)
+    }
+
+    /// Serves until `shutdown` says true or its sender is gone, then ends every stream and removes what was bound.
+    ///
+    /// # Errors
+    /// When a server ends by itself.
+    pub async fn serve(self, desk: Arc<Desk>, jwts: Arc<dyn JwtSource>, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+        // Both end with this future, whoever drops it: the servers, and by `end` the streams of their connections.
+        let mut servers = JoinSet::new();
+        let (end, ended) = watch::channel(false);
+        self.start(&mut servers, &desk, jwts, &ended);
+        tokio::select! {
+            () = over(&mut shutdown) => {}
+            Some(failed) = servers.join_next() => {
+                let by_itself = || Error::new(Kind::Other, "SOCKET", "a server of the agent's sockets ended by itself");
+                return Err(failed.map_err(|_| by_itself())?.err().unwrap_or_else(by_itself));
+            }
+        }
+        end.send_replace(true);
+        while let Some(ended) = servers.join_next().await {
+            ended.map_err(|error| Error::new(Kind::Other, "SOCKET", format!("a server of the agent's sockets failed: {error}")))??;
+        }
+        Ok(())
+    }
+
+    fn start(self, servers: &mut JoinSet<Result<()>>, desk: &Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: &watch::Receiver<bool>) {
+        let Self { section, workload, sds, aws } = self;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (access, trust_domain) = (section.roles, section.trust_domain);
+        let shown = |roles| Shown { desk: desk.clone(), roles, access: access.clone(), trust_domain: trust_domain.clone() };
+        if let (Some(bound), Some(section)) = (workload, section.workload) {
+            let jwts = JwtSvids::new(jwts, section.jwt_roles);
+            let service = Workload { shown: shown(section.roles), jwts, clock: clock.clone(), shutdown: shutdown.clone() };
+            let service = SpiffeWorkloadApiServer::new(service).max_decoding_message_size(workload::MAX_MESSAGE);
+            let service = InterceptedService::new(service, check_header);
+            servers.spawn(serve_unix("workload", bound, server().add_service(service), shutdown.clone()));
+        }
+        if let (Some(bound), Some(section)) = (sds, section.sds) {
+            let service = Sds { shown: shown(section.roles), shutdown: shutdown.clone() };
+            let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(sds::MAX_MESSAGE);
+            servers.spawn(serve_unix("sds", bound, server().add_service(service), shutdown.clone()));
+        }
+        if let (Some(bound), Some(section)) = (aws, section.aws) {
+            servers.spawn(serve_aws(bound, shown(section.roles), clock, shutdown.clone()));
+        }
+    }
+}
+
+fn bind_unix(path: &Path, mode: Mode, group: Option<&Group>) -> Result<BoundUnix> {
+    check_free_for_socket(path)?;
+    let (listener, file) = place(path, mode, group, |path| UnixListener::bind(path))?;
+    Ok(BoundUnix { listener, file })
+}
+
+fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+}
+
+/// Serves until the agent ends, and a little longer for who is slow to leave.
+async fn serve_unix(name: &'static str, bound: BoundUnix, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
+    let BoundUnix { listener, file } = bound;
+    let (mut stop, mut end) = (shutdown.clone(), shutdown);
+    let served = router.serve_with_incoming_shutdown(incoming(listener, name), async move { over(&mut stop).await });
+    let drained = async {
+        over(&mut end).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    let ended = tokio::select! {
+        served = served => served.map_err(|error| Error::new(Kind::Other, "SOCKET", format!("{}: {error}", file.path().display()))),
+        () = drained => Ok(()),
+    };
+    drop(file);
+    ended
+}
+
+async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+    let BoundAws { listener, token, address: _, file } = bound;
+    tokio::select! {
+        () = container::serve(listener, token, clock, Arc::new(shown)) => {}
+        () = over(&mut shutdown) => {}
+    }
+    drop(file);
+    Ok(())
+}
+
+/// Says what the sockets' metrics mean, once a recorder is there.
+pub fn describe_metrics() {
+    metrics::describe_counter!("daypass_agent_sds_responses_total", "Responses of secret discovery");
+    metrics::describe_counter!("daypass_agent_sds_rejected_total", "Responses of secret discovery that a client rejected (NACK)");
+    metrics::describe_counter!(
+        "daypass_agent_connections_refused_total",
+        "Connections of users who have as many as one may have, by socket"
+    );
+}
+
+/// [`Sockets::bind`] and [`Sockets::serve`] in one.
+///
+/// # Errors
+/// As theirs.
+pub async fn serve(section: SocketsSection, desk: Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: watch::Receiver<bool>) -> Result<()> {
+    Sockets::bind(section)?.serve(desk, jwts, shutdown).await
+}

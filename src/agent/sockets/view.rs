@@ -1,0 +1,166 @@
+//! What of the agent's desk a socket shows to a process, as it is now and as it becomes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    sync::Arc,
+};
+
+use futures::{FutureExt, future::select_all};
+use tokio::sync::watch;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+use super::{config::Access, peer::Peer};
+use crate::{
+    agent::desk::{Bundle, Desk, Following, Fresh},
+    client::types::{Credential, X509Credential},
+    model::{name::TrustDomain, spiffe::SpiffeId},
+};
+
+/// What one socket serves, and to whom.
+pub(super) struct Shown {
+    pub desk: Arc<Desk>,
+    /// The roles that the socket serves, in order; none for all.
+    pub roles: Option<Vec<String>>,
+    pub access: BTreeMap<String, Access>,
+    /// As configured.
+    pub trust_domain: Option<TrustDomain>,
+}
+
+impl Shown {
+    /// Whether a process may have what a role gives.
+    pub fn allows(&self, role: &str, peer: &Peer) -> bool {
+        self.access.get(role).is_none_or(|access| access.allows(peer))
+    }
+
+    /// Whether the socket serves a role.
+    pub fn serves(&self, role: &str) -> bool {
+        self.roles.as_ref().is_none_or(|roles| roles.iter().any(|served| served == role))
+    }
+
+    /// What a process sees.
+    pub fn view(&self, peer: &Peer) -> View {
+        let served: Vec<&str> = match &self.roles {
+            Some(roles) => roles.iter().map(String::as_str).collect(),
+            None => self.desk.roles().collect(),
+        };
+        let may = served.into_iter().filter(|role| self.allows(role, peer));
+        let roles = may.filter_map(|role| Some((role.to_owned(), self.desk.role(role)?))).collect();
+        let all = self.desk.roles().filter_map(|role| self.desk.role(role)).collect();
+        View { roles, all, bundle: self.desk.bundle(), trust_domain: self.trust_domain.clone() }
+    }
+}
+
+/// What a process sees.
+pub(super) struct View {
+    /// The roles that it may have.
+    roles: Vec<(String, Following)>,
+    /// Every role of the agent: their certificates say of which trust domains the bundle is.
+    all: Vec<Following>,
+    bundle: watch::Receiver<Option<Arc<Bundle>>>,
+    trust_domain: Option<TrustDomain>,
+}
+
+/// A certificate that it may have.
+pub(super) struct Certificate {
+    pub role: String,
+    /// What its one URI says, when that is a SPIFFE ID.
+    pub id: Option<SpiffeId>,
+    fresh: Arc<Fresh>,
+}
+
+impl Certificate {
+    /// Of this credential, if it is one.
+    fn of(role: &str, fresh: Arc<Fresh>) -> Option<Self> {
+        let leaf = x509(&fresh)?.chain_der.first()?;
+        Some(Self { role: role.to_owned(), id: spiffe_id(leaf), fresh })
+    }
+
+    /// The leaf first, then what lies between it and the root, each DER.
+    pub fn chain(&self) -> &[Vec<u8>] {
+        x509(&self.fresh).map_or(&[], |found| &found.chain_der)
+    }
+
+    /// The roots that came with it, each DER.
+    pub fn roots(&self) -> &[Vec<u8>] {
+        x509(&self.fresh).map_or(&[], |found| &found.root_der)
+    }
+
+    /// Its key, PKCS #8 DER.
+    pub fn key(&self) -> &[u8] {
+        &self.fresh.key_der
+    }
+}
+
+impl View {
+    /// Whether a role of this name is still to come.
+    pub fn is_waiting_for(&self, name: &str) -> bool {
+        self.roles.iter().any(|(role, following)| role == name && following.borrow().is_none())
+    }
+
+    /// The first role that gives a certificate; none while one before it may still turn out to.
+    pub fn default_role(&self) -> Option<&str> {
+        for (role, following) in &self.roles {
+            match following.borrow().as_deref() {
+                None => return None,
+                Some(fresh) if x509(fresh).is_some() => return Some(role),
+                Some(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Whether something is still to come: what kind of credential a role gives is known when it is there.
+    pub fn is_waiting(&self) -> bool {
+        self.roles.iter().any(|(_, following)| following.borrow().is_none())
+    }
+
+    /// The certificates that it may have now, in order.
+    pub fn certificates(&self) -> Vec<Certificate> {
+        self.roles.iter().filter_map(|(role, following)| Certificate::of(role, following.borrow().clone()?)).collect()
+    }
+
+    /// The trust bundle, when it came.
+    pub fn bundle(&self) -> Option<Arc<Bundle>> {
+        self.bundle.borrow().clone()
+    }
+
+    /// The trust domains that the bundle is of: the configured one, and those of the agent's certificates, which the same service issued.
+    pub fn trust_domains(&self) -> BTreeSet<TrustDomain> {
+        let leaf = |fresh: &Fresh| spiffe_id(x509(fresh)?.chain_der.first()?);
+        let found = self.all.iter().filter_map(|following| Some(leaf(following.borrow().as_deref()?)?.trust_domain));
+        found.chain(self.trust_domain.clone()).collect()
+    }
+
+    /// Waits until something may have changed since the last time.
+    pub async fn changed(&mut self) {
+        let roles = self.all.iter_mut().map(|following| changed(following).boxed());
+        select_all(roles.chain([changed(&mut self.bundle).boxed()])).await;
+    }
+}
+
+/// Waits for a change; for ever once nobody is there to make one.
+async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        pending().await
+    }
+}
+
+fn x509(fresh: &Fresh) -> Option<&X509Credential> {
+    match &fresh.credential {
+        Credential::X509(found) => Some(found),
+        _ => None,
+    }
+}
+
+/// The SPIFFE ID of a certificate: its only URI (X.509-SVID section 2), which names a workload.
+fn spiffe_id(leaf: &[u8]) -> Option<SpiffeId> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    let names = &leaf.subject_alternative_name().ok()??.value.general_names;
+    let mut uris = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let id: SpiffeId = uris.next()?.parse().ok()?;
+    (uris.next().is_none() && !id.path.is_empty()).then_some(id)
+}

@@ -1,0 +1,35 @@
+//! `agent`: what runs beside jobs and workloads for as long as the machine does.
+
+mod enroll;
+
+use std::io::Write;
+
+use clap::Subcommand;
+
+pub use self::enroll::Enroll;
+use super::{args::TextFormat, connection::Connection, exit::Outcome};
+use crate::client::settings::Env;
+
+/// `agent`.
+#[derive(Debug, Subcommand)]
+pub enum Agent {
+    /// Trade an enrolment code for this machine's own client certificate
+    #[command(after_help = enroll::EXAMPLES)]
+    Enroll(Enroll),
+}
+
+impl Agent {
+    /// Whether its output, and so its error, is JSON.
+    pub fn is_json(&self) -> bool {
+        match self {
+            Self::Enroll(Enroll { output, .. }) => *output == TextFormat::Json,
+        }
+    }
+}
+
+/// Runs one of them.
+pub async fn run(connection: Connection, command: Agent, env: Env<'_>, out: &mut dyn Write) -> Outcome {
+    match command {
+        Agent::Enroll(args) => enroll::run(connection, args, env, out).await,
+    }
+}

@@ -1,0 +1,135 @@
+//! Every step of a rotation fails, before and after it has had its effect: no credential leaves without its record, no generation is made
+//! twice, and the holder gets the next one.
+
+use std::collections::BTreeMap;
+
+use daypass::{
+    audit::read,
+    model::{SignedDuration, event::Event, lease::LeaseId},
+};
+
+use super::holder::{Fresh, Holder, fresh, held, new_lease, until_due};
+use crate::vend::{
+    faulty::When,
+    world::{World, operator},
+};
+
+/// Turns of the pass until nothing is due, whatever fails.
+async fn rotate_through(world: &World) {
+    for _ in 0..20 {
+        let _tried_again = world.vend.rotate_due().await;
+        for work in world.vend.take_remote(8) {
+            work.await;
+        }
+        world.clock.forward(SignedDuration::from_secs(5));
+    }
+}
+
+/// The holder reads until it has a generation past `after`, and takes the lease up again whenever its stream ends.
+async fn reach(world: &World, mut holder: Holder, after: u32, spare: &Fresh) -> Holder {
+    for _ in 0..10 {
+        while holder.lease.generation <= after {
+            match holder.read().await {
+                Ok(watched) => holder.credentials.extend(watched.credential),
+                Err(_) => break,
+            }
+        }
+        if holder.lease.generation > after {
+            return holder;
+        }
+        let (id, generation) = (holder.lease.id, holder.lease.generation);
+        holder = Holder::open(&world.vend, operator(), held(id, generation, spare, None)).await.unwrap();
+        rotate_through(world).await;
+    }
+    panic!("generation {after} is never passed");
+}
+
+/// The generations of a lease that went on record as made.
+fn generations(world: &World, id: LeaseId) -> BTreeMap<u32, usize> {
+    let records = read::records(&world.dir.path().join("audit"), 0).unwrap();
+    let events = records.map(|record| serde_json::from_str::<Event>(&record.unwrap().1).unwrap());
+    // What a policy allowed and was made; a reservation is none yet.
+    let made = events.filter(|event| event.lease_id == Some(id) && !event.policies.is_empty() && !event.method.ends_with("/reserve"));
+    let mut count = BTreeMap::new();
+    for lease in made.filter_map(|event| event.lease) {
+        *count.entry(lease.generation).or_default() += 1;
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_the_holder_gets_the_next_one_and_none_twice() {
+    for role in ["web", "push", "deploy"] {
+        for operation in ["get", "swap", "append", "mint"] {
+            for nth in 0..3 {
+                for when in [When::Before, When::After] {
+                    let world = World::new();
+                    let [first, second, spare] = [fresh(), fresh(), fresh()];
+                    let mut holder = Holder::open(&world.vend, operator(), new_lease(role, &first, Some(&second))).await.unwrap();
+                    let id = holder.lease.id;
+                    until_due(&world.clock, &holder.lease);
+                    world.faults.plan(operation, nth, when);
+                    rotate_through(&world).await;
+                    world.faults.heal();
+                    holder = reach(&world, holder, 1, &spare).await;
+                    let at = format!("{role} {operation} {nth} {when:?}");
+                    let stored = world.stored(id).await.unwrap();
+                    assert_eq!(stored.generation, holder.lease.generation, "{at}");
+                    assert!(stored.generation <= 3, "{at}: {}", stored.generation);
+                    assert!(stored.expires_at > world.vend.now(), "{at}: it lapsed");
+                    let twice: Vec<_> = generations(&world, id).into_iter().filter(|(_, count)| *count > 1).collect();
+                    assert!(twice.is_empty(), "{at}: {twice:?}");
+                    if role == "deploy" {
+                        world.vend.revoke(&operator(), id, "").await.unwrap();
+                        let now = world.vend.now();
+                        assert!(world.cloud.sessions().iter().all(|session| world.cloud.denies(session, now)), "{at}: a session escaped");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_leaves_that_is_not_on_record() {
+    for role in ["web", "deploy"] {
+        let world = World::new();
+        let mut holder = Holder::open(&world.vend, operator(), new_lease(role, &fresh(), Some(&fresh()))).await.unwrap();
+        until_due(&world.clock, &holder.lease);
+        world.faults.plan_forever("append", When::Before);
+        rotate_through(&world).await;
+        use futures::{FutureExt, StreamExt};
+        let left = holder.stream.next().now_or_never().flatten().is_some_and(|heard| heard.is_ok());
+        assert!(!left, "{role}: a credential left without its record");
+        world.faults.heal();
+        let id = holder.lease.id;
+        drop(holder);
+        let holder = Holder::open(&world.vend, operator(), held(id, 1, &fresh(), None)).await.unwrap();
+        rotate_through(&world).await;
+        reach(&world, holder, 1, &fresh()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_a_rotation_makes_no_generation_twice() {
+    let world = World::new();
+    let mut holder = Holder::open(&world.vend, operator(), new_lease("push", &fresh(), None)).await.unwrap();
+    let before = world.stored(holder.lease.id).await.unwrap();
+    until_due(&world.clock, &holder.lease);
+    while world.vend.rotate_due().await.unwrap() > 0 {}
+    holder.next().await;
+    let after = holder.lease.clone();
+
+    // A failover forgot what was acknowledged: the lease is as it was, and due.
+    world.store.purge(&[after.clone()], daypass::model::Timestamp::MIN).await.unwrap();
+    let forgetful = World::new();
+    assert_eq!(forgetful.store.restore(&[before]).await.unwrap(), 1);
+    let other = Holder::open(&forgetful.vend, operator(), held(after.id, 1, &fresh(), None)).await.unwrap();
+    assert_eq!(other.lease.generation, 1);
+    drop(other);
+
+    let snapshots: Vec<_> = read::leases_since(&world.dir.path().join("audit"), after.issued_at).unwrap().map(Result::unwrap).collect();
+    assert_eq!(forgetful.vend.reconcile(snapshots).await.unwrap(), 1);
+    let restored = forgetful.stored(after.id).await.unwrap();
+    assert_eq!((restored.generation, restored.made_at()), (2, after.made_at()), "the log gives it back");
+}

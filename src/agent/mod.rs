@@ -3,17 +3,34 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | [`run`] | wires all of it together until the agent is told to end |
+//! | [`config`] | `agent.toml` |
+//! | [`server`] | who the agent is at the server, at that moment |
 //! | [`keeper`] | keeps one role: watches its lease, hands out what is fresh, acknowledges |
 //! | [`kept`] | the state directory |
+//! | [`publish`] | a role's files: all of one making at one moment |
+//! | [`hook`] | what is told after a change |
 //! | [`desk`] | what the agent has in its hands, as it is and as it becomes |
+//! | [`sockets`] | the interfaces that workloads already speak |
 //! | [`bundle`] | follows the trust bundle |
 //! | [`jwts`] | JWTs on demand |
 //! | [`identity`] | the agent's own client certificate |
+//! | [`health`] | health, readiness, metrics |
+//! | [`notify`] | tells systemd |
+//! | [`accounts`] | users and groups of this machine |
 
+pub mod accounts;
 pub mod bundle;
+pub mod config;
 pub mod desk;
+pub mod health;
+pub mod hook;
 pub mod identity;
 pub mod jwts;
 pub mod keeper;
 pub mod kept;
+pub mod notify;
+pub mod publish;
+pub mod run;
+pub mod server;
 pub mod sockets;

@@ -68,11 +68,11 @@ pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown, settled: &watch::Receiver<bo
     passes.spawn(until(shutdown.clone(), sweep(vend.clone())));
     passes.spawn(until(shutdown.clone(), forget(vend.clone())));
     passes.spawn(until(shutdown.clone(), close_open(vend.clone())));
-    passes.spawn(until(shutdown.clone(), follow_cas(vend.clone())));
-    passes.spawn(until(shutdown.clone(), publish_crls(vend.clone(), settled.clone())));
     passes.spawn(until(shutdown.clone(), rotate(vend.clone())));
     passes.spawn(until(shutdown.clone(), rotate_remote(vend.clone())));
     passes.spawn(until(shutdown.clone(), see_revoked(vend.clone())));
+    passes.spawn(until(shutdown.clone(), follow_cas(vend.clone())));
+    passes.spawn(until(shutdown.clone(), publish_crls(vend.clone(), settled.clone())));
     passes.spawn(until(shutdown.clone(), publish_denies(vend.clone(), settled.clone())));
     passes
 }

@@ -16,20 +16,7 @@ use crate::{
     model::hex,
 };
 
-/// The certificate and its chain.
-pub const CERTIFICATE: &str = "tls.crt";
-/// The private key.
-pub const KEY: &str = "tls.key";
-/// The roots that verify it.
-pub const CA: &str = "ca.crt";
-/// An AWS session, as AWS' shared credentials file has it.
-pub const AWS_CREDENTIALS: &str = "credentials";
-/// A registry's user and secret, as docker keeps them.
-pub const DOCKER_CONFIG: &str = "config.json";
-/// A token.
-pub const TOKEN: &str = "token";
-/// Every name that a credential's file can have.
-pub const ALL: &[&str] = &[KEY, CA, CERTIFICATE, AWS_CREDENTIALS, DOCKER_CONFIG, TOKEN];
+pub use crate::client::material::files::*;
 
 /// A directory that was found fit to be written to.
 #[derive(Debug)]

@@ -12,7 +12,6 @@ pub mod exit;
 mod files;
 mod issue;
 mod lease;
-mod material;
 mod output;
 pub mod registry;
 mod usage;
@@ -37,6 +36,7 @@ use crate::{
     client::{
         Client,
         error::{Error, Kind, Result},
+        material,
         settings::Settings,
     },
     clock::{Clock, SystemClock},
@@ -78,6 +78,8 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
         Command::Audit(Audit::Verify { path, output }) => audit::verify(&path, output, out),
         Command::Exec(args) => exec::run(connection, args),
         Command::ExecWatch => exec::watch(connection),
+        // It sees to signals itself.
+        Command::Agent(agent::Agent::Run(args)) => block_on(agent::serve(args))?,
         command => block_on(async {
             tokio::select! {
                 outcome = call(connection, command, out) => outcome,

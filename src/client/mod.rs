@@ -7,6 +7,7 @@ pub mod csr;
 mod enroll;
 pub mod error;
 pub mod fingerprint;
+pub mod material;
 pub mod settings;
 mod stream;
 pub mod text;

@@ -261,9 +261,11 @@ pub(crate) fn variable(name: &str, env: Env<'_>) -> Option<OsString> {
 }
 
 /// A file, and the setting that named it.
-struct Source {
-    name: &'static str,
-    path: PathBuf,
+pub(crate) struct Source {
+    /// The setting.
+    pub name: &'static str,
+    /// The file.
+    pub path: PathBuf,
 }
 
 impl fmt::Display for Source {
@@ -284,7 +286,8 @@ impl Source {
         read_bounded(&self.path).map_err(|why| Error::usage(format!("{self} cannot be read: {why}")))
     }
 
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
+    /// Its certificates; at least one.
+    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
         let bytes = self.bytes()?;
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
         match found {
@@ -294,13 +297,15 @@ impl Source {
         }
     }
 
-    fn private_key(&self) -> Result<PrivateKeyDer<'static>> {
+    /// Its key.
+    pub fn private_key(&self) -> Result<PrivateKeyDer<'static>> {
         PrivateKeyDer::from_pem_slice(&self.bytes()?).map_err(|_| {
             Error::usage(format!("{self} holds no private key; it must be an unencrypted PEM file (-----BEGIN PRIVATE KEY-----)"))
         })
     }
 
-    fn warn_if_readable_by_others(&self) -> Option<String> {
+    /// What the user should know of its mode.
+    pub fn warn_if_readable_by_others(&self) -> Option<String> {
         let mode = fs::metadata(&self.path).ok()?.permissions().mode() & 0o7777;
         (mode & 0o077 != 0).then(|| format!("others can read {self}, its mode is {mode:04o}; run: chmod 600 {}", self.path.display()))
     }

@@ -80,7 +80,7 @@ impl TokenSource {
     }
 
     /// A file that holds one. What can be read only once, a pipe, is read now.
-    pub(super) fn file(name: impl Into<String>, path: PathBuf) -> Result<Self> {
+    pub(crate) fn file(name: impl Into<String>, path: PathBuf) -> Result<Self> {
         let name = name.into();
         let text = read(&name, &path)?;
         let fixed = Self::fixed(name, &text)?;

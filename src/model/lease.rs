@@ -467,16 +467,18 @@ impl Lease {
     /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
     /// them no more, so whoever does is another one. None of any other lease.
     pub fn superseded(&self) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
-        let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
-        let Handle::X509 { ca, serials, .. } = &self.handle else { return lists };
-        let revoked_at = self.made_at();
-        let is_older = |live: &&LiveSerial| {
-            self.enrolled && Serial::from_hex(&live.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
-        };
-        for LiveSerial { serial, not_after, ca: issued_by } in serials.iter().filter(is_older) {
-            let list = RevocationList::Crl(issued_by.as_ref().unwrap_or(ca).clone());
-            lists.entry(list).or_default().push(RevokedSerial { serial: serial.clone(), revoked_at, not_after: *not_after });
+        if !self.enrolled {
+            return BTreeMap::new();
         }
+        let is_older = |entry: &RevokedSerial| {
+            Serial::from_hex(&entry.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
+        };
+        let mut lists = self.revocation();
+        for entries in lists.values_mut() {
+            entries.retain(is_older);
+            entries.iter_mut().for_each(|entry| entry.revoked_at = self.made_at());
+        }
+        lists.retain(|_, entries| !entries.is_empty());
         lists
     }
 

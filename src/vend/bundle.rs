@@ -125,7 +125,7 @@ mod tests {
         let first = of(&[one.clone(), two.clone()], "{}");
         assert_eq!((first.len(), &first), (32, &of(&[one.clone(), two.clone()], "{}")));
         let changed = [
-            of(&[one.clone()], "{}"),
+            of(std::slice::from_ref(&one), "{}"),
             of(&[two.clone(), one.clone()], "{}"),
             of(&[one.clone(), two.clone()], "{ }"),
             of(&[one.clone(), PublicCa { state: KeyState::Active, ..two.clone() }], "{}"),

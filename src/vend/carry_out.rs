@@ -33,7 +33,7 @@ impl Vend {
         // All at once: a system that is away holds up what it alone would carry out.
         let groups = by_lists.into_iter().map(async |(lists, leases)| {
             let carried = match lists.as_slice() {
-                [] | [RevocationList::Recent] => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
+                [] => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
                 [RevocationList::Aws(deny)] => self.deny(deny, &leases, manner).await,
                 crls => self.withdraw(crls, &leases).await,
             };

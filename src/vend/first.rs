@@ -24,11 +24,11 @@ impl Vend {
         }
     }
 
-    /// Puts the certificates that an acknowledgement superseded on the CRLs of their CAs, which go out within a second. Idempotent; does
+    /// Puts the certificates that an acknowledgement superseded on the CRL of their CA, which goes out within a second. Idempotent; does
     /// nothing for a lease that is not an enrolled agent's.
     pub(super) async fn supersede(&self, lease: &Lease) -> Result<()> {
-        for (list, serials) in lease.superseded() {
-            self.store.add_revoked(&list, &serials).await?;
+        for (list, serials) in &lease.superseded() {
+            self.store.add_revoked(list, serials).await?;
         }
         Ok(())
     }

@@ -108,9 +108,10 @@ pub struct Vend {
 impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
+        let crls = CrlDesk::new();
         let watches = Arc::new(Watches::new(WatchLimits::default()));
-        let (crls, denies, open) = (CrlDesk::new(), DenyLists::default(), Open::default());
-        let vend = Self { store, audit, clock, rules: ArcSwap::from_pointee(rules), crls, denies, open, watches };
+        let (rules, denies, open) = (ArcSwap::from_pointee(rules), DenyLists::default(), Open::default());
+        let vend = Self { store, audit, clock, rules, crls, denies, open, watches };
         vend.follow_cas();
         vend
     }

@@ -12,6 +12,7 @@ use std::{
 
 use super::config::{Group, Mode};
 use crate::{
+    agent::accounts::gid,
     client::{
         error::{Error, Kind, Result},
         settings::plain,
@@ -19,12 +20,6 @@ use crate::{
     clock,
     model::hex,
 };
-
-/// Where groups have their names.
-const GROUPS: &str = "/etc/group";
-
-/// The largest of it that is read, in bytes.
-const MAX_GROUPS: u64 = 4 * 1024 * 1024;
 
 /// What lies at a path and is ours; it goes with this value, unless another has taken its place.
 #[derive(Debug)]
@@ -131,29 +126,6 @@ fn check_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The number of a group.
-fn gid(group: &Group) -> Result<u32> {
-    let name = match group {
-        Group::Id(id) => return Ok(*id),
-        Group::Name(name) => name,
-    };
-    let read = || match fs::metadata(GROUPS)?.len() {
-        0..=MAX_GROUPS => fs::read_to_string(GROUPS),
-        _ => Err(io::Error::other("it is too large")),
-    };
-    let groups = read().map_err(|error| fault(Path::new(GROUPS), &plain(&error)))?;
-    gid_of(&groups, name)
-        .ok_or_else(|| Error::usage(format!("{GROUPS} has no group {name:?}: name another, or one of elsewhere by its number")))
-}
-
-/// `name:password:number:members`, a line for each.
-fn gid_of(groups: &str, name: &str) -> Option<u32> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    })
-}
-
 fn fault(path: &Path, why: &str) -> Error {
     Error::new(Kind::Other, "SOCKET", format!("{}: {why}", path.display()))
 }
@@ -226,11 +198,5 @@ mod tests {
         place(&path, Mode(0o640), None, |path| write_private(path, b"x"))
             .map(|(_, placed)| assert_eq!(mode(placed.path()), 0o640))
             .unwrap();
-    }
-
-    #[test]
-    fn a_group_is_found_by_its_whole_name() {
-        let groups = "root:x:0:\nweb-old:x:7:\nweb:x:33:a,b\nbad:x:y:\n";
-        assert_eq!(["root", "web", "we", "bad", "x", ""].map(|name| gid_of(groups, name)), [Some(0), Some(33), None, None, None, None]);
     }
 }

@@ -136,7 +136,7 @@ impl Platform {
 ///
 /// # Errors
 /// Not authenticated (`NO_IDENTITY`), when the platform is known and has no identity for us, with what to set.
-pub(super) fn find(wanted: Identity, audience: &str, env: Env<'_>) -> Result<Option<TokenSource>> {
+pub(crate) fn find(wanted: Identity, audience: &str, env: Env<'_>) -> Result<Option<TokenSource>> {
     let platform = match wanted {
         Identity::None => None,
         Identity::Of(platform) => Some(platform),

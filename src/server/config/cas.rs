@@ -1,6 +1,6 @@
 //! `[[ca]]`: fixed ones, and those that rotate; and the server's own certificate from one of them.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use zeroize::Zeroizing;
 
@@ -12,8 +12,10 @@ use super::{
     sections::{CaSection, OwnCertificateSection, RotationSection, ServerSection},
 };
 use crate::{
-    issuer::jwt::maker::RING,
-    issuer::x509::{Authority, Ca, CaConfig, CaMaker, Cas, FileKey, RingRoot, San, maker::CA_IN_URL, name::check_dns},
+    issuer::{
+        jwt::maker::RING,
+        x509::{Authority, Ca, CaConfig, CaMaker, Cas, FileKey, RingRoot, San, maker::CA_IN_URL, name::check_dns},
+    },
     keys::{KeyRing, Schedule, parse_key_name},
     model::{SignedDuration, name::CaName, role::MAX_LIFE},
 };
@@ -175,7 +177,7 @@ impl Reader {
         (self.faults.len() == before).then(|| Arc::new(KeyRing::new(section.name.to_string(), schedule, maker)))
     }
 
-    fn ring_root(&mut self, line: usize, certificate: &PathBuf, key: &PathBuf) -> Option<RingRoot> {
+    fn ring_root(&mut self, line: usize, certificate: &Path, key: &Path) -> Option<RingRoot> {
         let (certificate, key) = (self.read(line, certificate), self.read(line, key));
         let (certificate, key) = (certificate?, key?);
         let loaded = file_key(key).and_then(|key| RingRoot::load(&certificate, Arc::new(key), self.now));

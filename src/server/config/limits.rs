@@ -42,14 +42,14 @@ pub struct Limits {
     pub failed_logins_per_address_per_minute: u32,
     /// Exchanges of one registry lease's secret for tokens for each minute, on average and at once.
     pub registry_exchanges_per_lease_per_minute: u32,
-    /// Streams of the trust bundle at once; more are refused.
-    pub bundle_watches: usize,
-    /// Streams of the trust bundle of one address (of one /64 of IPv6) at once; more are refused.
-    pub bundle_watches_per_address: usize,
     /// Streams of watched leases at once.
     pub watches: usize,
     /// Those of one caller.
     pub watches_per_caller: usize,
+    /// Streams of the trust bundle at once; more are refused.
+    pub bundle_watches: usize,
+    /// Streams of the trust bundle of one address (of one /64 of IPv6) at once; more are refused.
+    pub bundle_watches_per_address: usize,
     /// How long a shutdown waits for what is in flight.
     pub drain_timeout: SignedDuration,
 }
@@ -73,10 +73,10 @@ impl Default for Limits {
             request_burst_per_caller: 2_000,
             failed_logins_per_address_per_minute: 600,
             registry_exchanges_per_lease_per_minute: 600,
-            bundle_watches: 100_000,
-            bundle_watches_per_address: 1_000,
             watches: WatchLimits::default().total,
             watches_per_caller: WatchLimits::default().per_caller,
+            bundle_watches: 100_000,
+            bundle_watches_per_address: 1_000,
             drain_timeout: SignedDuration::from_secs(20),
         }
     }

@@ -20,7 +20,7 @@ use daypass::{
         catalog::Catalog,
         error::Code,
         identity::CertificateIdentity,
-        lease::{Handle, Lease, LeaseFilter},
+        lease::{Handle, Lease, LeaseFilter, LeaseId},
         name::CaName,
         request::{Input, IssueRequest},
         role::{ExtKeyUsage, KeyType, OnClone, Role, RoleOwner, RoleSpec, X509Role},
@@ -33,7 +33,7 @@ use daypass::{
         embedded::EmbeddedStore,
         redis::{RedisOptions, RedisStore},
     },
-    vend::{Call, Issued, Rules, Vend},
+    vend::{Call, Issued, Renewal, Rules, Vend},
 };
 use rcgen::{CertificateParams, KeyPair};
 use tokio::{sync::watch, task::JoinSet};
@@ -163,6 +163,7 @@ fn catalog() -> Catalog {
             ip_sans: vec![],
             ext_key_usage: vec![ExtKeyUsage::ClientAuth],
             key_types: vec![KeyType::P256],
+            enrollment: false,
         }),
     };
     Catalog {
@@ -171,6 +172,10 @@ fn catalog() -> Catalog {
         trust_domains: BTreeMap::from([("dev".parse().unwrap(), CertificateIdentity::Spiffe)]),
         ..Catalog::default()
     }
+}
+
+fn renewal(lease: LeaseId) -> Renewal {
+    Renewal { lease, generation: None, ttl: None, input: input() }
 }
 
 /// The authority and the serial of each certificate of a lease, oldest first.
@@ -185,11 +190,11 @@ async fn over_a_change<S: LeaseStore + EntryStore + 'static>(store: Arc<S>) {
     assert!(world.crl("issuing-1").await.is_empty());
     let lease = world.issue().await.lease;
     world.rotate_at_once().await;
-    let renewed = world.vend.renew(&call(), lease.id, None, input()).await.unwrap().lease;
+    let renewed = world.vend.renew(&call(), renewal(lease.id)).await.unwrap().lease;
     let old = certificates(&renewed).remove(0).1;
     assert!(world.crl("issuing-2").await.is_empty());
     // Forced as it was, it signs only now that its CRL is out.
-    let renewed = world.vend.renew(&call(), lease.id, None, input()).await.unwrap().lease;
+    let renewed = world.vend.renew(&call(), renewal(lease.id)).await.unwrap().lease;
     let stored = world.leases.get(&[lease.id]).await.unwrap().pop().unwrap().unwrap();
     assert_eq!(stored, renewed);
     let made = certificates(&stored);

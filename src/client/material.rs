@@ -11,16 +11,31 @@ use serde::Serialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::files;
-use crate::{
-    client::{
-        csr::{Csr, PrivateKey},
-        error::{Error, Result},
-        text::one_line,
-        types::{AwsCredential, Credential, JwtCredential, RegistryCredential, X509Credential},
-    },
-    model::pem,
+use super::{
+    csr::{Csr, PrivateKey},
+    error::{Error, Result},
+    text::one_line,
+    types::{AwsCredential, Credential, JwtCredential, RegistryCredential, X509Credential},
 };
+use crate::model::pem;
+
+/// The names of a credential's files.
+pub mod files {
+    /// The certificate and its chain.
+    pub const CERTIFICATE: &str = "tls.crt";
+    /// The private key.
+    pub const KEY: &str = "tls.key";
+    /// The roots that verify it.
+    pub const CA: &str = "ca.crt";
+    /// An AWS session, as AWS' shared credentials file has it.
+    pub const AWS_CREDENTIALS: &str = "credentials";
+    /// A registry's user and secret, as docker keeps them.
+    pub const DOCKER_CONFIG: &str = "config.json";
+    /// A token.
+    pub const TOKEN: &str = "token";
+    /// Every name that a credential's file can have.
+    pub const ALL: &[&str] = &[KEY, CA, CERTIFICATE, AWS_CREDENTIALS, DOCKER_CONFIG, TOKEN];
+}
 
 /// Room for a file or a text that holds secrets: enough that it need not grow, which would leave a copy behind.
 const ROOM: usize = 32 * 1024;

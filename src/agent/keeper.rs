@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     desk::{Bundle, Fresh},
+    identity::Identity,
     kept::{Asked, Held, KeptRole, StateDir},
 };
 use crate::{
@@ -44,6 +45,43 @@ pub trait Connect: Send + Sync {
     /// # Errors
     /// When the agent has no identity now.
     fn client(&self) -> Result<Client>;
+
+    /// The agent's own identity, where it is one that renews itself.
+    fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
+        None
+    }
+}
+
+/// How long a client may be used: until the agent has another identity. A handshake with the one before, once the new one is acknowledged,
+/// would be taken for a clone's, and cost the agent its identity.
+pub struct Standing(Option<(watch::Receiver<Arc<Identity>>, u32)>);
+
+impl Standing {
+    /// Of a client that is made after this.
+    pub fn of(server: &dyn Connect) -> Self {
+        Self(server.identity().map(|identity| {
+            let generation = identity.borrow().kept.generation;
+            (identity, generation)
+        }))
+    }
+
+    /// Whether the client may still be used.
+    pub fn holds(&self) -> bool {
+        self.0.as_ref().is_none_or(|(identity, generation)| identity.borrow().kept.generation == *generation)
+    }
+
+    /// Resolves when it may not any more.
+    pub async fn ends(&mut self) {
+        match &mut self.0 {
+            Some((identity, generation)) => {
+                let generation = *generation;
+                if identity.wait_for(|identity| identity.kept.generation != generation).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Puts a fresh credential where its readers find it.
@@ -108,6 +146,7 @@ enum Ended {
 
 /// One stream, and the keys that it may certify.
 struct Session {
+    standing: Standing,
     client: Client,
     watching: Watching,
     /// Of the request that came first, then of the one given ahead.
@@ -190,6 +229,7 @@ impl Keeper {
                     Some(watched) => self.take(&mut session, watched).await?,
                     None => return Ok(Ended::Again),
                 },
+                () = session.standing.ends() => return Ok(Ended::Again),
                 () = self.until(anew_at) => return Ok(Ended::Anew),
                 () = self.until(expires_at) => return Ok(Ended::Anew),
                 Ok(()) = bundle.changed() => {
@@ -204,6 +244,7 @@ impl Keeper {
     }
 
     async fn open(&mut self) -> Result<Session> {
+        let standing = Standing::of(&*self.server);
         let mut client = self.server.client()?;
         let (order, mut keys) = self.order()?;
         let ahead = match &self.kept.audience {
@@ -212,7 +253,7 @@ impl Keeper {
         };
         let watching = client.watch(order, ahead.as_ref().map(|(_, csr)| csr)).await?;
         keys.extend(ahead);
-        Ok(Session { client, watching, keys })
+        Ok(Session { standing, client, watching, keys })
     }
 
     /// A lease that is held is taken up; else one is asked for, with an id and a key that a restart finds again.
@@ -299,6 +340,10 @@ impl Keeper {
             None => Some(csr::make()?),
             Some(_) => None,
         };
+        // What went before may have taken long.
+        if !session.standing.holds() {
+            return Err(Error::unavailable("the agent has another identity meanwhile; it is acknowledged over a new connection"));
+        }
         session.client.acknowledge(id, generation, ahead.as_ref().map(|(_, csr)| csr)).await?;
         // A rotation that began before this one was told may still use the key before.
         if let Some(ahead) = ahead {

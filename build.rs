@@ -43,6 +43,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("daypass.v1.bin"), descriptors.encode_to_vec())?;
     let all = protox::compile(OURS.iter().chain(&LOCAL), ["proto"])?;
-    tonic_prost_build::configure().skip_debug(SECRET).compile_fds(all)?;
+    tonic_prost_build::configure().codec_path("crate::proto::codec::SmallBuffers").skip_debug(SECRET).compile_fds(all)?;
     Ok(())
 }

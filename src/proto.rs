@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
 
+pub mod codec;
+
 /// `daypass.v1`.
 pub mod v1 {
     tonic::include_proto!("daypass.v1");

@@ -50,13 +50,13 @@ pub async fn at_rest(daypassd: &Path, leases: usize, connections: usize, span: D
     let watches = world.metric(0, "daypass_watches").await?;
     fleet.end(holders, END).await?;
     tokio::time::sleep(SETTLE).await;
-    let closed = usage(&mut world)?;
+    let (closed, left) = (usage(&mut world)?, world.metric(0, "daypass_watches").await?);
     let tally = fleet.into_tally();
 
     let each = |more: &Usage, less: &Usage, count: usize| (more.rss as f64 - less.rss as f64) / count.max(1) as f64;
     Ok(json!({
         "leases": leases, "connections": connections, "load_average": load_average().ok(), "seconds_to_open": opened.as_secs_f64(),
-        "cpu_to_open": before.cpu - connected.cpu, "watches": watches,
+        "cpu_to_open": before.cpu - connected.cpu, "watches": watches, "watches_left": left,
         "rss": {
             "at_start": at_start.rss, "connected": connected.rss, "a_fifth": some.rss, "all": before.rss, "at_the_end": after.rss,
             "closed": closed.rss,

@@ -116,7 +116,6 @@ struct Session {
 
 impl Keeper {
     /// A keeper. It does nothing before it runs.
-    #[expect(clippy::too_many_arguments, reason = "they are its world, and one place makes it")]
     pub fn new(
         kept: Kept,
         state: StateDir,

@@ -34,6 +34,9 @@ pub const CRL_EVERY: Duration = Duration::from_millis(400);
 /// How long at least a CRL stays out before the next one is signed: many revocations at once share one.
 const CRL_REST: Duration = Duration::from_millis(20);
 
+/// How often keys of CAs that rotate are looked for.
+const CAS_EVERY: Duration = Duration::from_millis(200);
+
 /// How often leases of failed calls are tried again while the store is away.
 const OPEN_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,12 +68,11 @@ pub fn start(vend: &Arc<Vend>, shutdown: &Shutdown, settled: &watch::Receiver<bo
     passes.spawn(until(shutdown.clone(), sweep(vend.clone())));
     passes.spawn(until(shutdown.clone(), forget(vend.clone())));
     passes.spawn(until(shutdown.clone(), close_open(vend.clone())));
-    for ca in vend.crls().cas() {
-        passes.spawn(until(shutdown.clone(), publish_crl(vend.clone(), ca.clone(), settled.clone())));
-    }
     passes.spawn(until(shutdown.clone(), rotate(vend.clone())));
     passes.spawn(until(shutdown.clone(), rotate_remote(vend.clone())));
     passes.spawn(until(shutdown.clone(), see_revoked(vend.clone())));
+    passes.spawn(until(shutdown.clone(), follow_cas(vend.clone())));
+    passes.spawn(until(shutdown.clone(), publish_crls(vend.clone(), settled.clone())));
     passes.spawn(until(shutdown.clone(), publish_denies(vend.clone(), settled.clone())));
     passes
 }
@@ -210,12 +212,41 @@ async fn see_revoked(vend: Arc<Vend>) {
     }
 }
 
-async fn publish_crl(vend: Arc<Vend>, ca: CaName, mut settled: watch::Receiver<bool>) {
+/// Meets the keys of CAs that rotate, wherever they were made: a look costs no IO.
+async fn follow_cas(vend: Arc<Vend>) {
+    let mut tick = ticker(CAS_EVERY);
+    loop {
+        tick.tick().await;
+        vend.follow_cas();
+    }
+}
+
+/// A loop for each CA, from its first look to its last: one whose key does not answer holds up no other.
+async fn publish_crls(vend: Arc<Vend>, mut settled: watch::Receiver<bool>) {
     if settled.wait_for(|settled| *settled).await.is_err() {
         std::future::pending::<()>().await;
     }
-    let mut tick = ticker(CRL_EVERY);
+    let mut changed = vend.crls().changed();
+    let mut begun = BTreeSet::new();
+    let mut loops = FuturesUnordered::new();
     loop {
+        changed.mark_unchanged();
+        for ca in vend.crls().cas() {
+            if begun.insert(ca.clone()) {
+                loops.push(publish_crl(vend.clone(), ca));
+            }
+        }
+        tokio::select! {
+            changed = changed.changed() => if changed.is_err() { return },
+            Some(gone) = loops.next() => drop(begun.remove(&gone)),
+        }
+    }
+}
+
+/// Publishes the CRL of a CA for as long as it is ours.
+async fn publish_crl(vend: Arc<Vend>, ca: CaName) -> CaName {
+    let mut tick = ticker(CRL_EVERY);
+    while vend.crls().is_ours(&ca) {
         tokio::select! {
             _ = tick.tick() => {}
             () = vend.crls().rung(&ca) => {}
@@ -229,6 +260,8 @@ async fn publish_crl(vend: Arc<Vend>, ca: CaName, mut settled: watch::Receiver<b
             }
         }
     }
+    metrics::gauge!("daypass_crl_number", "ca" => ca.to_string()).set(0.0);
+    ca
 }
 
 /// A loop for each deny list, as they are met: one whose remote system is away holds up no other. There are as many as IAM roles that were

@@ -344,6 +344,8 @@ mod tests {
             "renew_until": "2027-01-15T09:00:00Z",
             "serial": "0a1b",
             "credential_id": "0a1b",
+            "acknowledged_generation": 0,
+            "enrolled": false,
         });
         assert_eq!(json, expected);
     }

@@ -181,7 +181,9 @@ impl Issuers {
 
     /// The rings of keys that they sign with.
     pub fn rings(&self) -> Vec<Arc<dyn Ring>> {
-        self.jwt.ring().map(|ring| ring.clone() as Arc<dyn Ring>).into_iter().collect()
+        let jwt = self.jwt.ring().map(|ring| ring.clone() as Arc<dyn Ring>);
+        let cas = self.x509.cas().rings().map(|(_, ring)| ring.clone() as Arc<dyn Ring>);
+        cas.chain(jwt).collect()
     }
 
     /// Gives these rings, which have looked at no shelf yet, the keys that `before` has in memory: a reload does not have to wait for the
@@ -189,6 +191,11 @@ impl Issuers {
     pub fn take_over_rings(&self, before: &Self) {
         if let (Some(ring), Some(before)) = (self.jwt.ring(), before.jwt.ring()) {
             ring.take_over(before);
+        }
+        for (name, ring) in self.x509.cas().rings() {
+            if let Some(x509::Ca::Rotating(before)) = before.x509.cas().get(name) {
+                ring.take_over(before);
+            }
         }
     }
 

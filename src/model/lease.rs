@@ -5,6 +5,8 @@ mod rotation;
 mod serial;
 mod stamp;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -109,6 +111,9 @@ pub struct LiveSerial {
     /// When it expires.
     #[serde(rename = "e", with = "stamp::seconds")]
     pub not_after: Timestamp,
+    /// The CA that issued it, where that is not the handle's: the lease was renewed when another one signed.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaName>,
 }
 
 /// What is kept to find a credential again: never the credential.
@@ -117,7 +122,7 @@ pub struct LiveSerial {
 pub enum Handle {
     /// An X.509 lease.
     X509 {
-        /// The issuing CA.
+        /// The CA that issued the newest certificate, by its own name: of a CA that rotates each key has one.
         ca: CaName,
         /// The certificates that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
         serials: Vec<LiveSerial>,
@@ -436,44 +441,27 @@ impl Lease {
         }
     }
 
-    /// Where its revocation is published, and what stands there; none where the store alone is asked, or nothing can be done.
-    pub fn revocation(&self) -> Option<(RevocationList, Vec<RevokedSerial>)> {
+    /// Where its revocation is published, and what stands there: a list for each CA under which a certificate of it lives. Empty where
+    /// the store alone is asked, or nothing can be done.
+    pub fn revocation(&self) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
         let revoked_at = self.revoked_at.unwrap_or(self.issued_at);
+        let mut lists = BTreeMap::new();
         match &self.handle {
             Handle::X509 { ca, serials, .. } => {
-                let entry = |live: &LiveSerial| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after };
-                Some((RevocationList::Crl(ca.clone()), serials.iter().map(entry).collect()))
+                for LiveSerial { serial, not_after, ca: issued_by } in serials {
+                    let list = RevocationList::Crl(issued_by.as_ref().unwrap_or(ca).clone());
+                    let entry = RevokedSerial { serial: serial.clone(), revoked_at, not_after: *not_after };
+                    lists.entry(list).or_insert_with(Vec::new).push(entry);
+                }
             }
             Handle::Aws { deny: Some(deny), .. } => {
                 let not_after = self.expires_at.checked_add(AWS_LEEWAY).unwrap_or(Timestamp::MAX);
                 let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after };
-                Some((RevocationList::Aws(deny.clone()), vec![entry]))
+                lists.insert(RevocationList::Aws(deny.clone()), vec![entry]);
             }
-            Handle::Aws { deny: None, .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,
+            Handle::Aws { deny: None, .. } | Handle::Registry { .. } | Handle::Jwt { .. } => {}
         }
-    }
-
-    /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
-    /// them no more, so whoever does is another one. None of any other lease.
-    pub fn superseded(&self) -> Option<(RevocationList, Vec<RevokedSerial>)> {
-        let Handle::X509 { ca, serials, .. } = &self.handle else { return None };
-        if !self.enrolled {
-            return None;
-        }
-        let revoked_at = self.made_at();
-        let is_older = |live: &&LiveSerial| {
-            Serial::from_hex(&live.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
-        };
-        let entry = |live: &LiveSerial| RevokedSerial { serial: live.serial.clone(), revoked_at, not_after: live.not_after };
-        let entries: Vec<_> = serials.iter().filter(is_older).map(entry).collect();
-        (!entries.is_empty()).then(|| (RevocationList::Crl(ca.clone()), entries))
-    }
-
-    /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.
-    pub fn generation_of(&self, serial: &str) -> Option<u32> {
-        let Handle::X509 { serials, .. } = &self.handle else { return None };
-        let live = serials.iter().find(|live| live.serial == serial)?;
-        Some(Serial::from_hex(&live.serial)?.generation(self.generation))
+        lists
     }
 
     /// When the newest credential that was handed out expires.

@@ -10,7 +10,7 @@ use super::{
     error::{Code, Error, Result},
     identity::Identity,
     lease::LeaseId,
-    name::RoleName,
+    name::{AgentName, RoleName, TenantName},
 };
 
 /// The longest rendered text, in bytes (RFC 5280 bounds a common name at 64 characters; that check is the linter's).
@@ -243,15 +243,48 @@ impl Template {
 
     /// Renders it for a caller; refuses a claim that is absent or whose value cannot stand in `place`, and `{lease}`.
     pub fn render(&self, place: Place, identity: &Identity, role: &RoleName) -> Result<String> {
-        self.fill(place, identity, role, None)
+        self.fill(place, identity, role, None, None)
+    }
+
+    /// The same for an agent whose name is known from the certificate that it renews.
+    pub fn render_for_agent(&self, place: Place, identity: &Identity, role: &RoleName, name: Option<&AgentName>) -> Result<String> {
+        self.fill(place, identity, role, None, name)
+    }
+
+    /// Reads back what the template rendered to for an agent of a tenant: its name, where that stands in the template. None when the text
+    /// is not of this template (any more).
+    pub fn read_back(&self, text: &str, tenant: &TenantName, role: &RoleName) -> Option<Option<AgentName>> {
+        let (mut before, mut after, mut names) = (String::new(), String::new(), 0);
+        for part in &self.parts {
+            let side = if names == 0 { &mut before } else { &mut after };
+            match part {
+                Part::Literal(literal) => side.push_str(literal),
+                Part::Tenant => side.push_str(tenant.as_str()),
+                Part::Role => side.push_str(role.as_str()),
+                Part::EnrollmentName => names += 1,
+                Part::Lease | Part::Claim(_) => return None,
+            }
+        }
+        match names {
+            0 => (text == before).then_some(None),
+            1 => text.strip_prefix(&before)?.strip_suffix(&after)?.parse().ok().map(Some),
+            _ => None,
+        }
     }
 
     /// The same where the lease's id is known.
     pub fn render_with_lease(&self, place: Place, identity: &Identity, role: &RoleName, lease: LeaseId) -> Result<String> {
-        self.fill(place, identity, role, Some(lease))
+        self.fill(place, identity, role, Some(lease), None)
     }
 
-    fn fill(&self, place: Place, identity: &Identity, role: &RoleName, lease: Option<LeaseId>) -> Result<String> {
+    fn fill(
+        &self,
+        place: Place,
+        identity: &Identity,
+        role: &RoleName,
+        lease: Option<LeaseId>,
+        agent: Option<&AgentName>,
+    ) -> Result<String> {
         let run_together = |bad: BadTemplate| Error::new(Code::ClaimNotUsable, bad.to_string());
         let marks = if place.keeps_apart() { self.marks().map_err(run_together)? } else { Vec::new() };
         let mut text = String::with_capacity(self.source.len() + 32);
@@ -266,7 +299,7 @@ impl Template {
                     text.push_str(&lease.to_string());
                 }
                 Part::EnrollmentName => {
-                    let value = enrollment_name(place, identity)?;
+                    let value = enrollment_name(place, identity, agent)?;
                     self.check_marks("enrollment.name", value, &marks)?;
                     text.push_str(value);
                 }
@@ -329,10 +362,12 @@ fn mark_of(between: &str) -> Option<char> {
     structural.or_else(|| between.chars().find(|c| !c.is_ascii_alphanumeric()))
 }
 
-fn enrollment_name(place: Place, identity: &Identity) -> Result<&str> {
+fn enrollment_name<'a>(place: Place, identity: &'a Identity, agent: Option<&'a AgentName>) -> Result<&'a str> {
     let refuse = |why: &str| Error::new(Code::ClaimNotUsable, why);
-    let name = identity.enrolled().map(|enrolled| enrolled.enrollment.name.as_str());
-    let name = name.ok_or_else(|| refuse("the role is for first identities: an operator makes a code with `daypass enroll create`"))?;
+    let name = agent.or_else(|| identity.enrolled().map(|enrolled| &enrolled.enrollment.name));
+    let name = name
+        .map(AgentName::as_str)
+        .ok_or_else(|| refuse("the role is for first identities: an operator makes a code with `daypass enroll create`"))?;
     if place.takes(name) { Ok(name) } else { Err(refuse(&format!("the agent's name cannot be used by this role: {}", place.rule()))) }
 }
 

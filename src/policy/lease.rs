@@ -130,7 +130,19 @@ impl PolicyBook {
         let gone = || self.refuse(Error::new(Code::RoleNotFound, format!("the role {:?} is no longer there for you", lease.role.as_str())));
         let role = self.role_of(caller, &lease.role).ok_or_else(gone)?;
         self.same_kind(lease, role)?;
+        self.same_identity(lease, role)?;
         Ok(role)
+    }
+
+    /// A first identity names its holder: under another name the lease would be nobody's.
+    fn same_identity(&self, lease: &Lease, role: &Role) -> Result<(), Refused> {
+        let uri = role.enrollment().and_then(|spec| spec.uri_sans.first());
+        let same = uri.is_some_and(|uri| uri.read_back(lease.subject.as_str(), &lease.tenant, &role.name).is_some());
+        if !lease.enrolled || same {
+            return Ok(());
+        }
+        let message = "the role gives agents other names since, or is not for first identities any more; enrol the agent anew";
+        Err(self.refuse(Error::new(Code::NotRenewable, message)))
     }
 
     fn no_lease(&self) -> Refused {

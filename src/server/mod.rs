@@ -2,6 +2,7 @@
 
 mod addresses;
 pub mod admin;
+mod bundles;
 mod callers;
 mod clones;
 pub mod config;
@@ -12,6 +13,8 @@ mod http;
 pub mod keys;
 mod limiters;
 mod listener;
+mod own_certificate;
+mod presence;
 mod ready;
 mod reconcile;
 mod reload;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{keys::KeyDesk, trust::Trust};
+use super::{keys::KeyDesk, tls::TlsEdge, trust::Trust};
 use crate::vend::Vend;
 
 /// The service as a whole, in gRPC's health protocol.
@@ -14,6 +14,7 @@ const WHOLE: &str = "";
 pub(super) struct Readiness {
     vend: Arc<Vend>,
     trust: Arc<Trust>,
+    edge: Arc<TlsEdge>,
     keys: Arc<KeyDesk>,
     store_fault: Mutex<Option<String>>,
     draining: std::sync::atomic::AtomicBool,
@@ -21,10 +22,11 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, keys: Arc<KeyDesk>, reporter: HealthReporter) -> Self {
+    pub(super) fn new(vend: Arc<Vend>, trust: Arc<Trust>, edge: Arc<TlsEdge>, keys: Arc<KeyDesk>, reporter: HealthReporter) -> Self {
         Self {
             vend,
             trust,
+            edge,
             keys,
             store_fault: Mutex::new(Some("the lease store was not asked yet".to_owned())),
             draining: false.into(),
@@ -60,6 +62,9 @@ impl Readiness {
         }
         if !self.trust.knows_revocations() {
             faults.push("our own CRLs are not signed yet, so no client certificate is taken");
+        }
+        if !self.edge.shows() {
+            faults.push("the server has no certificate of its own yet");
         }
         if !self.keys.silent(self.vend.now()).is_empty() {
             faults.push("keys that sign cannot be used");

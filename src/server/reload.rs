@@ -16,11 +16,13 @@ use super::{
 };
 use crate::{
     background::ticker,
+    issuer::x509::Ca,
     model::{
-        error::{Error, Result},
+        error::{Code, Error, Result},
         fault::Fault,
         name::CaName,
     },
+    vend::Rules,
 };
 
 /// How often the files are looked at. A look reads their metadata, not their content.
@@ -72,6 +74,9 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
+    if names(&config.rules) != names(&parts.vend.rules()) {
+        return Err(at_file(Error::new(Code::InvalidRequest, "adding or removing a [[ca]], or whether it rotates, needs a restart")));
+    }
     let ready = parts.keys.prepare(&config.rules, config.wrapper.clone()).await;
     ready.map_err(|error| at_file(Error::new(error.code(), error.cause().unwrap_or(error.public()).to_owned())))?;
     // It reads key files and builds the trust, with its CRLs: not on a thread that serves.
@@ -92,18 +97,19 @@ async fn reload(parts: &Arc<Parts>, path: &Path, started: &Watched) -> std::resu
 
 /// Puts a checked configuration in force. What can still fail comes first, so that nothing is half taken.
 fn apply(parts: &Parts, config: Config) -> Result<()> {
-    let configured: Vec<&CaName> = config.rules.issuers.x509.authorities().keys().collect();
-    if configured != parts.vend.crls().cas().collect::<Vec<_>>() {
-        return Err(Error::internal("adding or removing a [[ca]] needs a restart"));
-    }
-    let shown = parts.edge.prepare(&config.certificate, &config.key)?;
+    parts.own.check(&config.identity)?;
     let callers = parts.authn.prepare(config.issuers, parts.vend.now())?;
     parts.trust.replace(config.trust_domains)?;
-    parts.edge.show(shown);
+    parts.own.want(config.identity)?;
     parts.authn.replace(callers);
     parts.vend.replace_rules(config.rules);
     parts.keys.replace_wrapper(config.wrapper);
     Ok(())
+}
+
+/// The CAs by their configured names, and whether they rotate.
+fn names(rules: &Rules) -> Vec<(&CaName, bool)> {
+    rules.issuers.x509.cas().iter().map(|(name, ca)| (name, matches!(ca, Ca::Rotating(_)))).collect()
 }
 
 fn stamp(files: &[PathBuf]) -> Stamp {

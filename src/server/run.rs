@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     addresses::Addresses,
     admin::AdminSocket,
+    bundles::{self, Bundles},
     callers::Callers,
     clones,
     config::{Config, Limits, StoreConfig, std_duration},
@@ -23,6 +24,8 @@ use super::{
     keys::{self, KeyDesk, StoreShelf},
     limiters::Limiters,
     listener::Acceptor,
+    own_certificate::{self, OwnCertificate},
+    presence::{self, Presence},
     ready::Readiness,
     reload,
     telemetry::{self, TimedLog, TimedStore},
@@ -45,8 +48,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Parts {
     pub vend: Arc<Vend>,
     pub authn: Arc<Callers>,
-    pub edge: Arc<TlsEdge>,
     pub trust: Arc<Trust>,
+    pub own: Arc<OwnCertificate>,
     pub keys: Arc<KeyDesk>,
 }
 
@@ -63,17 +66,21 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let Stores { leases: store, entries } = open_stores(config.store)?;
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
-    let edge = Arc::new(TlsEdge::new(&config.trust_domains, &config.certificate, &config.key, clock.clone())?);
+    let edge = Arc::new(TlsEdge::new(clock.clone())?);
+    let own = Arc::new(OwnCertificate::new(edge.clone()));
+    own.want(config.identity)?;
     let vend = Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules);
     let vend = Arc::new(vend.with_watch_limits(config.limits.of_watches()));
-    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries.clone())), vend.watches().server(), config.wrapper.clone()));
+    let server = vend.watches().server();
+    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries.clone())), server, config.wrapper.clone()));
     desk.prepare(&vend.rules(), config.wrapper).await?;
+    vend.follow_cas();
     let parts = Arc::new(Parts {
         keys: desk.clone(),
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
-        trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)),
+        trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)?),
+        own: own.clone(),
         vend: vend.clone(),
-        edge: edge.clone(),
     });
 
     let grpc_listener = listen(config.grpc, "grpc").await?;
@@ -89,14 +96,18 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
-    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), desk.clone(), reporter));
+    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), desk.clone(), reporter));
     let limiters = Arc::new(Limiters::new(&config.limits));
     let registry = Arc::new(Registry::default());
+    let bundles = Bundles::new(&vend, config.limits.bundle_watches, config.limits.bundle_watches_per_address);
+
+    let presence = Presence::new(vend.clone(), entries.clone(), desk.clone(), bundles.clone(), server);
 
     let mut passes = background::start(&vend, &shutdown, &settled);
-    for ca in vend.crls().cas().cloned() {
-        passes.spawn(until(shutdown.clone(), trust::follow_crl(parts.trust.clone(), vend.clone(), ca)));
-    }
+    passes.spawn(until(shutdown.clone(), trust::follow(parts.trust.clone(), vend.clone())));
+    passes.spawn(until(shutdown.clone(), bundles::keep(bundles.clone(), vend.clone())));
+    passes.spawn(until(shutdown.clone(), presence::keep(presence.clone())));
+    passes.spawn(until(shutdown.clone(), own_certificate::keep(own, vend.clone())));
     passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
     passes.spawn(until(shutdown.clone(), end_watches(draining.clone(), vend.clone())));
@@ -133,6 +144,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         enrollments,
         authn: parts.authn.clone(),
         trust: parts.trust.clone(),
+        bundles,
         limiters,
         request_timeout,
         in_flight: in_flight.clone(),
@@ -152,6 +164,7 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     stop.send_replace(true);
     while passes.join_next().await.is_some() {}
     while web.join_next().await.is_some() {}
+    presence.leave().await;
     tracing::info!("stopped");
     served
 }

@@ -1,12 +1,15 @@
 //! The TLS edge: whom we trust as clients, and the certificate that we show.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs::{self, sign::any_supported_type},
-    server::ResolvesServerCert,
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
     version::TLS13,
 };
@@ -18,12 +21,8 @@ use crate::{
     model::{
         Timestamp,
         error::{Error, Result},
-        name::CaName,
     },
 };
-
-/// The trust domains as configured, each with the CAs of ours whose CRLs hold for it.
-type Domains = Vec<(TrustDomainConfig, Vec<CaName>)>;
 
 /// What shows a certificate from the next handshake on.
 pub(super) struct Shown {
@@ -37,13 +36,20 @@ pub(super) struct TlsEdge {
     /// For HTTP: the same certificate, and nobody is asked for one.
     web: ArcSwap<ServerConfig>,
     verifier: Arc<ClientVerifier>,
+    shows: AtomicBool,
 }
 
 impl TlsEdge {
-    pub(super) fn new(domains: &Domains, certificate: &[u8], key: &[u8], clock: Arc<dyn Clock>) -> Result<Self> {
-        let verifier = Arc::new(ClientVerifier::new(trust_store(domains, &BTreeMap::new())?, clock));
-        let Shown { config, web } = shown(&verifier, certificate, key)?;
-        Ok(Self { config: ArcSwap::new(config), web: ArcSwap::new(web), verifier })
+    /// An edge that trusts nobody yet, and shows nothing: every handshake fails.
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Result<Self> {
+        let verifier = Arc::new(ClientVerifier::new(trust_store(Vec::new())?, clock));
+        let Shown { config, web } = shown(&verifier, Arc::new(Nothing))?;
+        Ok(Self { config: ArcSwap::new(config), web: ArcSwap::new(web), verifier, shows: AtomicBool::new(false) })
+    }
+
+    /// Whether it has a certificate to show.
+    pub(super) fn shows(&self) -> bool {
+        self.shows.load(Ordering::Acquire)
     }
 
     /// The configuration for the next handshake.
@@ -58,18 +64,19 @@ impl TlsEdge {
 
     /// What shows another certificate, once it is given to [`TlsEdge::show`].
     pub(super) fn prepare(&self, certificate: &[u8], key: &[u8]) -> Result<Shown> {
-        shown(&self.verifier, certificate, key)
+        shown(&self.verifier, identity(certificate, key)?)
     }
 
     /// Shows another certificate from the next handshake on.
     pub(super) fn show(&self, prepared: Shown) {
         self.config.store(prepared.config);
         self.web.store(prepared.web);
+        self.shows.store(true, Ordering::Release);
     }
 
     /// Trusts other clients from now on; live connections are looked at again by who watches [`ClientVerifier::version`].
-    pub(super) fn trust(&self, domains: &Domains, own_crls: &BTreeMap<CaName, Vec<u8>>) -> Result<()> {
-        self.verifier.replace(trust_store(domains, own_crls)?);
+    pub(super) fn trust(&self, domains: Vec<TrustDomainConfig>) -> Result<()> {
+        self.verifier.replace(trust_store(domains)?);
         Ok(())
     }
 
@@ -89,8 +96,7 @@ impl TlsEdge {
     }
 }
 
-fn shown(verifier: &Arc<ClientVerifier>, certificate: &[u8], key: &[u8]) -> Result<Shown> {
-    let identity = identity(certificate, key)?;
+fn shown(verifier: &Arc<ClientVerifier>, identity: Arc<dyn ResolvesServerCert>) -> Result<Shown> {
     let mut web = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::internal)?
@@ -100,13 +106,18 @@ fn shown(verifier: &Arc<ClientVerifier>, certificate: &[u8], key: &[u8]) -> Resu
     Ok(Shown { config: server_config(verifier.clone(), identity)?, web: Arc::new(web) })
 }
 
-fn trust_store(domains: &Domains, own_crls: &BTreeMap<CaName, Vec<u8>>) -> Result<TrustStore> {
-    let with_own = |(domain, own): &(TrustDomainConfig, Vec<CaName>)| {
-        let mut domain = domain.clone();
-        domain.crls.extend(own.iter().filter_map(|ca| own_crls.get(ca)).cloned());
-        domain
-    };
-    TrustStore::new(domains.iter().map(with_own).collect()).map_err(|faults| Error::internal(faults.join("; ")))
+fn trust_store(domains: Vec<TrustDomainConfig>) -> Result<TrustStore> {
+    TrustStore::new(domains).map_err(|faults| Error::internal(faults.join("; ")))
+}
+
+/// No certificate: a handshake ends with an alert.
+#[derive(Debug)]
+struct Nothing;
+
+impl ResolvesServerCert for Nothing {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
 }
 
 /// What a handshake shows: a chain, leaf first, and its key, both PEM.

@@ -1,13 +1,15 @@
 //! Whom the TLS edge trusts, kept in step with the configuration and with the CRLs that we sign ourselves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+
+use futures::{StreamExt, stream::FuturesUnordered};
 
 use super::{conn::Registry, tls::TlsEdge};
 use crate::{
@@ -17,8 +19,9 @@ use crate::{
         Timestamp,
         error::{Error, Result},
         name::CaName,
+        pem,
     },
-    vend::{PublishedCrl, Vend},
+    vend::{PublicCa, PublishedCrl, Vend},
 };
 
 /// How often live connections are looked at again even when nothing changed: certificates expire.
@@ -27,30 +30,45 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How many clients are verified again in one go, some 40 ms of one core: the first of many are cut before the last are looked at.
 const SLICE: usize = 256;
 
+/// The trust domains as configured, each with the CAs of ours whose certificates are of it.
 type Domains = Vec<(TrustDomainConfig, Vec<CaName>)>;
 
 /// The sources of trust.
 pub(super) struct Trust {
     edge: Arc<TlsEdge>,
-    /// One lock for both: what the edge trusts is made of both, and a reload meets a new CRL at any moment.
+    /// One lock for all: what the edge trusts is made of them together, and a reload meets a new CRL or a new key at any moment.
     sources: Mutex<Sources>,
-    /// Whether `sources` has a CRL of every CA of ours that a trust domain names.
+    /// Whether every CA of ours that a trust domain names was complete once, see [`Sources::complete`].
     complete: AtomicBool,
 }
 
+#[derive(Default)]
 struct Sources {
     domains: Domains,
-    own_crls: BTreeMap<CaName, Vec<u8>>,
+    /// Our authorities, by their own names.
+    own: BTreeMap<CaName, Own>,
+    /// The configured CAs of ours of which once every authority had a CRL. From then on another one is trusted when its CRL is here, and
+    /// not before: it signs nothing yet.
+    complete: BTreeSet<CaName>,
+}
+
+/// An authority of ours.
+struct Own {
+    /// The configured name.
+    ca: CaName,
+    /// Its root, where it is trusted because it is ours. A fixed one is trusted where a trust domain's own file has its root.
+    root_pem: Option<String>,
+    crl: Option<Vec<u8>>,
 }
 
 impl Trust {
-    pub(super) fn new(edge: Arc<TlsEdge>, domains: Domains) -> Self {
-        let sources = Sources { domains, own_crls: BTreeMap::new() };
-        let complete = sources.is_complete().into();
-        Self { edge, sources: Mutex::new(sources), complete }
+    pub(super) fn new(edge: Arc<TlsEdge>, domains: Domains) -> Result<Self> {
+        let trust = Self { edge, sources: Mutex::default(), complete: false.into() };
+        trust.replace(domains)?;
+        Ok(trust)
     }
 
-    /// Whether it is known which certificates of our own making are revoked. Not so from the start until the first CRL is
+    /// Whether it is known which certificates of our own making are revoked. Not so from the start until the first CRLs are
     /// signed, which needs the lease store: until then nobody may be taken for what its certificate says.
     pub(super) fn knows_revocations(&self) -> bool {
         self.complete.load(Ordering::Acquire)
@@ -59,19 +77,44 @@ impl Trust {
     /// Trusts other domains from now on.
     pub(super) fn replace(&self, domains: Domains) -> Result<()> {
         let mut sources = self.lock();
-        self.edge.trust(&domains, &sources.own_crls)?;
+        self.edge.trust(sources.trusted(&domains))?;
         sources.domains = domains;
         self.complete.store(sources.is_complete(), Ordering::Release);
         Ok(())
     }
 
-    fn crl_published(&self, ca: &CaName, der: Vec<u8>) -> Result<()> {
+    /// From now on these are our authorities. Those that stay keep their CRLs.
+    pub(super) fn meet(&self, authorities: Vec<PublicCa>) -> Result<()> {
+        let mut sources = self.lock();
+        let mut before = std::mem::take(&mut sources.own);
+        for PublicCa { name, ca, rotates, root_der, .. } in authorities {
+            let root_pem = rotates.then(|| {
+                let mut text = String::new();
+                root_der.iter().for_each(|der| pem::push(&mut text, "CERTIFICATE", der));
+                text
+            });
+            let crl = before.remove(&name).and_then(|known| known.crl);
+            sources.own.insert(name, Own { ca, root_pem, crl });
+        }
+        self.put_in_force(&mut sources)
+    }
+
+    fn crl_published(&self, name: &CaName, der: Vec<u8>) -> Result<()> {
         let mut sources = self.lock();
         // Kept even when no trust domain names it yet: the next configuration may.
-        sources.own_crls.insert(ca.clone(), der);
-        if sources.domains.iter().any(|(_, own)| own.contains(ca)) {
-            self.edge.trust(&sources.domains, &sources.own_crls)?;
+        let Some(own) = sources.own.get_mut(name) else { return Ok(()) };
+        own.crl = Some(der);
+        let ca = own.ca.clone();
+        if sources.domains.iter().any(|(_, cas)| cas.contains(&ca)) {
+            return self.put_in_force(&mut sources);
         }
+        sources.note_complete();
+        Ok(())
+    }
+
+    fn put_in_force(&self, sources: &mut Sources) -> Result<()> {
+        sources.note_complete();
+        self.edge.trust(sources.trusted(&sources.domains))?;
         self.complete.store(sources.is_complete(), Ordering::Release);
         Ok(())
     }
@@ -82,14 +125,60 @@ impl Trust {
 }
 
 impl Sources {
+    fn note_complete(&mut self) {
+        let all: BTreeSet<&CaName> = self.own.values().map(|own| &own.ca).collect();
+        let lacking: BTreeSet<&CaName> = self.own.values().filter(|own| own.crl.is_none()).map(|own| &own.ca).collect();
+        let complete: Vec<CaName> = all.difference(&lacking).map(|ca| (*ca).clone()).collect();
+        self.complete.extend(complete);
+    }
+
     fn is_complete(&self) -> bool {
-        self.domains.iter().flat_map(|(_, own)| own).all(|ca| self.own_crls.contains_key(ca))
+        self.domains.iter().flat_map(|(_, cas)| cas).all(|ca| self.complete.contains(ca))
+    }
+
+    /// The trust domains with what is ours in them: roots of CAs that rotate, and CRLs.
+    fn trusted(&self, domains: &Domains) -> Vec<TrustDomainConfig> {
+        let with_own = |(domain, cas): &(TrustDomainConfig, Vec<CaName>)| {
+            let mut domain = domain.clone();
+            // Until its CA is complete one is trusted without a CRL: its holders are told to come again, and not that they are unknown.
+            let trusted = |own: &&Own| cas.contains(&own.ca) && (own.crl.is_some() || !self.complete.contains(&own.ca));
+            for own in self.own.values().filter(trusted) {
+                domain.ca_pem.extend(own.root_pem.iter().flat_map(|pem| [b"\n", pem.as_bytes()].concat()));
+                domain.crls.extend(own.crl.clone());
+            }
+            domain
+        };
+        domains.iter().map(with_own).collect()
     }
 }
 
-/// Takes each CRL of ours into the trust of the TLS edge as soon as it is signed.
-pub(super) async fn follow_crl(trust: Arc<Trust>, vend: Arc<Vend>, ca: CaName) {
-    let Some(mut published) = vend.crls().subscribe(&ca) else { return };
+/// Takes our authorities, and each CRL of ours as soon as it is signed, into the trust of the TLS edge.
+pub(super) async fn follow(trust: Arc<Trust>, vend: Arc<Vend>) {
+    let mut changed = vend.crls().changed();
+    let mut begun = BTreeSet::new();
+    let mut followed = FuturesUnordered::new();
+    loop {
+        changed.mark_unchanged();
+        let (meeting, authorities) = (trust.clone(), vend.trust_bundle().authorities);
+        let met = tokio::task::spawn_blocking(move || meeting.meet(authorities)).await;
+        if let Err(error) = met.map_err(Error::internal).and_then(|met| met) {
+            tracing::error!(%error, "our own CAs cannot be taken into the trust of clients");
+        }
+        for ca in vend.crls().cas() {
+            if begun.insert(ca.clone()) {
+                followed.push(follow_crl(trust.clone(), vend.clone(), ca));
+            }
+        }
+        tokio::select! {
+            changed = changed.changed() => if changed.is_err() { return },
+            Some(gone) = followed.next() => drop(begun.remove(&gone)),
+        }
+    }
+}
+
+/// Until the CA is gone.
+async fn follow_crl(trust: Arc<Trust>, vend: Arc<Vend>, ca: CaName) -> CaName {
+    let Some(mut published) = vend.crls().subscribe(&ca) else { return ca };
     loop {
         let crl = published.borrow_and_update().clone();
         if let Some(crl) = crl
@@ -98,7 +187,7 @@ pub(super) async fn follow_crl(trust: Arc<Trust>, vend: Arc<Vend>, ca: CaName) {
             tracing::error!(%error, %ca, "our own CRL cannot be taken into the trust of clients");
         }
         if published.changed().await.is_err() {
-            return;
+            return ca;
         }
     }
 }
@@ -153,6 +242,7 @@ mod tests {
     use crate::{
         clock::{Clock, SystemClock},
         issuer::x509::{Authority, CaConfig, DEFAULT_CRL_LIFE, bootstrap, plan::San},
+        keys::KeyState,
         model::{SignedDuration, error::Code, identity::CertificateIdentity, revocation::RevokedSerial},
     };
 
@@ -192,11 +282,30 @@ mod tests {
                 CertificateIdentity::Spiffe,
             );
             let domains = vec![(domain, vec![ca.clone()])];
-            let edge = TlsEdge::new(&domains, server.chain_pem.as_bytes(), server.key_pem.as_bytes(), Arc::new(SystemClock)).unwrap();
+            let edge = TlsEdge::new(Arc::new(SystemClock)).unwrap();
+            edge.show(edge.prepare(server.chain_pem.as_bytes(), server.key_pem.as_bytes()).unwrap());
+            edge.trust(domains.iter().map(|(domain, _)| domain.clone()).collect()).unwrap();
             let serial = edge.judge(&client, now).unwrap().peer().serial.clone();
             let revoked = RevokedSerial { serial, revoked_at: now, not_after: now + day };
             let crl = authority.sign_crl(1, &[revoked], now).unwrap().der;
             Self { edge: Arc::new(edge), domains, ca, client, crl }
+        }
+
+        /// Trust in these domains, which has met our CA.
+        fn trust(&self, domains: Domains) -> Arc<Trust> {
+            let trust = Trust::new(self.edge.clone(), domains).unwrap();
+            let (name, ca) = (self.ca.clone(), self.ca.clone());
+            let fixed = PublicCa {
+                name,
+                ca,
+                state: KeyState::Active,
+                rotates: false,
+                chain_der: Vec::new(),
+                root_der: Vec::new(),
+                crl_url: String::new(),
+            };
+            trust.meet(vec![fixed]).unwrap();
+            Arc::new(trust)
         }
 
         fn code(&self) -> Option<Code> {
@@ -207,7 +316,7 @@ mod tests {
     #[test]
     fn a_reload_and_a_new_crl_never_wait_for_each_other() {
         let world = World::new();
-        let trust = Arc::new(Trust::new(world.edge.clone(), world.domains.clone()));
+        let trust = world.trust(world.domains.clone());
         let (done, finished) = std::sync::mpsc::channel();
         let (reloading, domains, reloaded) = (trust.clone(), world.domains.clone(), done.clone());
         std::thread::spawn(move || {
@@ -229,7 +338,7 @@ mod tests {
     fn a_trust_domain_that_a_reload_binds_to_our_ca_sees_the_crl_from_before() {
         let world = World::new();
         let unbound: Domains = world.domains.iter().map(|(domain, _)| (domain.clone(), Vec::new())).collect();
-        let trust = Trust::new(world.edge.clone(), unbound);
+        let trust = world.trust(unbound);
         trust.crl_published(&world.ca, world.crl.clone()).unwrap();
         assert_eq!(world.code(), None, "no trust domain listens to our CRL");
         trust.replace(world.domains.clone()).unwrap();
@@ -240,7 +349,7 @@ mod tests {
     #[tokio::test]
     async fn a_crl_is_taken_away_from_the_thread_that_serves() {
         let world = World::new();
-        let trust = Arc::new(Trust::new(world.edge.clone(), world.domains.clone()));
+        let trust = world.trust(world.domains.clone());
         let (held, is_held) = std::sync::mpsc::channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let reloading = trust.clone();
@@ -282,7 +391,7 @@ mod tests {
         let mut connections = enter(&world, &registry, 3);
         assert!(registry.doubtful(|verdict| world.edge.stands(verdict, now)).is_empty());
         // The same trust, built anew: all are verified again, and then stand.
-        world.edge.trust(&world.domains, &BTreeMap::new()).unwrap();
+        world.edge.trust(world.domains.iter().map(|(domain, _)| domain.clone()).collect()).unwrap();
         assert_eq!(registry.doubtful(|verdict| world.edge.stands(verdict, now)).len(), 3);
         assert_eq!(look(&world.edge, &registry, now).await, 0);
         assert!(registry.doubtful(|verdict| world.edge.stands(verdict, now)).is_empty());
@@ -304,7 +413,7 @@ mod tests {
         let (world, registry, now) = (World::new(), Arc::new(Registry::default()), SystemClock.now());
         let connections = 2 * SLICE + 1;
         let mut live = enter(&world, &registry, connections);
-        let trust = Trust::new(world.edge.clone(), world.domains.clone());
+        let trust = world.trust(world.domains.clone());
         trust.crl_published(&world.ca, world.crl.clone()).unwrap();
         assert_eq!(look(&world.edge, &registry, now).await, connections);
         assert_eq!(open(&mut live), 0);
@@ -315,7 +424,7 @@ mod tests {
     async fn a_latecomer_under_an_old_verdict_is_met_by_the_next_look() {
         let (world, registry, now) = (World::new(), Arc::new(Registry::default()), SystemClock.now());
         let verdict = world.edge.judge(&world.client, now).unwrap();
-        let trust = Trust::new(world.edge.clone(), world.domains.clone());
+        let trust = world.trust(world.domains.clone());
         trust.crl_published(&world.ca, world.crl.clone()).unwrap();
         assert_eq!(look(&world.edge, &registry, now).await, 0);
         let (_, _cut) = registry.enter(world.client.clone(), verdict);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 
 use super::{Vend, record::event_of_pass, revoke::Manner};
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
         error::Result,
         event::Event,
         lease::{Change, Lease, LeaseId, REGISTRY_LEEWAY, Reach},
-        name::CaName,
         revocation::{AwsDeny, RevocationList, RevokedSerial},
     },
 };
@@ -27,16 +26,16 @@ impl Vend {
         if let Err(error) = self.tell_revoked(&revoking).await {
             return revoking.into_iter().map(|lease| (lease.id, Err(error.clone()))).collect();
         }
-        let mut by_list: BTreeMap<Option<RevocationList>, Vec<Lease>> = BTreeMap::new();
+        let mut by_lists: BTreeMap<Vec<RevocationList>, Vec<Lease>> = BTreeMap::new();
         for lease in revoking {
-            by_list.entry(lease.revocation().map(|(list, _)| list)).or_default().push(lease);
+            by_lists.entry(lease.revocation().into_keys().collect()).or_default().push(lease);
         }
         // All at once: a system that is away holds up what it alone would carry out.
-        let groups = by_list.into_iter().map(async |(list, leases)| {
-            let carried = match &list {
-                Some(RevocationList::Crl(ca)) => self.withdraw(ca, &leases).await,
-                Some(RevocationList::Aws(deny)) => self.deny(deny, &leases, manner).await,
-                Some(RevocationList::Recent) | None => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
+        let groups = by_lists.into_iter().map(async |(lists, leases)| {
+            let carried = match lists.as_slice() {
+                [] => self.finish(&leases, |lease| self.unlisted_live_until(lease)).await,
+                [RevocationList::Aws(deny)] => self.deny(deny, &leases, manner).await,
+                crls => self.withdraw(crls, &leases).await,
             };
             match carried {
                 Ok(carried) => carried.into_iter().map(|lease| (lease.id, Ok(lease))).collect(),
@@ -46,20 +45,33 @@ impl Vend {
         join_all(groups).await.into_iter().flatten().collect()
     }
 
-    /// By the CRL of a CA.
-    async fn withdraw(&self, ca: &CaName, leases: &[Lease]) -> Result<Vec<Lease>> {
-        self.store.add_revoked(&ca.clone().into(), &entries(leases)).await?;
-        if self.crls.is_ours(ca) {
-            self.crls.publish(ca).await?;
-        } else {
+    /// By CRLs: of each CA under which a certificate of these leases lives.
+    async fn withdraw(&self, crls: &[RevocationList], leases: &[Lease]) -> Result<Vec<Lease>> {
+        let mut entries = entries(leases);
+        let cas = || {
+            crls.iter().filter_map(|list| match list {
+                RevocationList::Crl(ca) => Some(ca),
+                RevocationList::Aws(_) | RevocationList::Recent => None,
+            })
+        };
+        for list in crls {
+            self.store.add_revoked(list, &entries.remove(list).unwrap_or_default()).await?;
+        }
+        try_join_all(cas().map(async |ca| {
+            if self.crls.is_ours(ca) {
+                return self.crls.publish(ca).await;
+            }
             // Its CA was removed: nobody can sign its CRL here. The revocation ends, and `live_until` says that the certificate lives to its
             // end; left open it would be due for ever, and keep the sweep from what else is due.
-            tracing::warn!(%ca, leases = leases.len(), "revoked, but the CA is not configured any more: no CRL will say so");
-        }
+            tracing::warn!(%ca, leases = leases.len(), "revoked, but the CA is not here any more: no CRL will say so");
+            Ok(())
+        }))
+        .await?;
         // Counted from the publication: after an outage that is long after the revocation was acknowledged, and a CRL without it may
         // have gone out just before.
         let published_at = self.clock.now();
-        self.finish(leases, |_| self.crl_live_until(ca, published_at)).await
+        let live_until = cas().map(|ca| self.crl_live_until(ca, published_at)).max().unwrap_or(published_at);
+        self.finish(leases, |_| live_until).await
     }
 
     /// By a policy at an IAM role.
@@ -71,7 +83,7 @@ impl Vend {
             tracing::warn!(%list, leases = leases.len(), "revoked, but the way into AWS is not configured any more: nothing denies the sessions");
             return self.finish(leases, Lease::accepted_until).await;
         }
-        self.store.add_revoked(&list, &entries(leases)).await?;
+        self.store.add_revoked(&list, &entries(leases).remove(&list).unwrap_or_default()).await?;
         let published_at = if manner.waits() {
             self.denies.publish(deny).await?
         } else {
@@ -127,6 +139,10 @@ impl Vend {
     }
 }
 
-fn entries(leases: &[Lease]) -> Vec<RevokedSerial> {
-    leases.iter().filter_map(Lease::revocation).flat_map(|(_, entries)| entries).collect()
+fn entries(leases: &[Lease]) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
+    let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
+    for (list, entries) in leases.iter().flat_map(Lease::revocation) {
+        lists.entry(list).or_default().extend(entries);
+    }
+    lists
 }

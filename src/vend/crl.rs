@@ -1,9 +1,9 @@
 //! The published CRLs: made again when a revocation asks for it, when another server changed the list, and before they lapse.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,11 +12,14 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::Vend;
-use crate::model::{
-    SignedDuration, Timestamp,
-    error::{Code, Error, Result},
-    name::CaName,
-    revocation::RevokedSerial,
+use crate::{
+    issuer::x509::Standing,
+    model::{
+        SignedDuration, Timestamp,
+        error::{Code, Error, Result},
+        name::CaName,
+        revocation::RevokedSerial,
+    },
 };
 
 /// How long a revoke waits for its CRL before it answers that the revocation is still on its way.
@@ -39,9 +42,11 @@ pub struct PublishedCrl {
     pub next_update: Timestamp,
 }
 
-/// The CRLs of every issuing CA.
+/// The CRLs of every issuing CA that is published: of a CA that rotates each key has its own.
 pub struct CrlDesk {
-    slots: BTreeMap<CaName, Slot>,
+    slots: Mutex<BTreeMap<CaName, Arc<Slot>>>,
+    /// Counts how often the CAs changed.
+    changed: watch::Sender<u64>,
 }
 
 struct Slot {
@@ -53,46 +58,88 @@ struct Slot {
     published: watch::Sender<Option<Arc<PublishedCrl>>>,
 }
 
+impl Slot {
+    fn new() -> Self {
+        Self { wanted: AtomicU64::new(0), ring: Notify::new(), served: watch::Sender::new(0), published: watch::Sender::new(None) }
+    }
+}
+
 impl CrlDesk {
-    pub(super) fn new(cas: impl Iterator<Item = CaName>) -> Self {
-        let slot =
-            || Slot { wanted: AtomicU64::new(0), ring: Notify::new(), served: watch::Sender::new(0), published: watch::Sender::new(None) };
-        Self { slots: cas.map(|ca| (ca, slot())).collect() }
+    pub(super) fn new() -> Self {
+        Self { slots: Mutex::default(), changed: watch::Sender::new(0) }
     }
 
-    /// The CAs.
-    pub fn cas(&self) -> impl Iterator<Item = &CaName> {
-        self.slots.keys()
+    /// The CAs, by their own names.
+    pub fn cas(&self) -> Vec<CaName> {
+        self.slots().keys().cloned().collect()
     }
 
-    /// A CA's CRL as it is now, and as it becomes; none for a CA that is not ours.
+    /// Ticks when a CA was met for the first time, or is gone.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// A CA's CRL as it is now, and as it becomes; none for a CA that is not ours. It ends when the CA is gone.
     pub fn subscribe(&self, ca: &CaName) -> Option<watch::Receiver<Option<Arc<PublishedCrl>>>> {
-        self.slots.get(ca).map(|slot| slot.published.subscribe())
+        self.slots().get(ca).map(|slot| slot.published.subscribe())
     }
 
     /// A CA's CRL as it is now.
     pub fn published(&self, ca: &CaName) -> Option<Arc<PublishedCrl>> {
-        self.slots.get(ca).and_then(|slot| slot.published.borrow().clone())
+        self.slots().get(ca).and_then(|slot| slot.published.borrow().clone())
     }
 
     /// Resolves when somebody asked for a publication.
     pub async fn rung(&self, ca: &CaName) {
-        match self.slots.get(ca) {
+        let slot = self.slots().get(ca).cloned();
+        match slot {
             Some(slot) => slot.ring.notified().await,
             None => std::future::pending().await,
         }
     }
 
     /// Whether we sign for this CA.
-    pub(super) fn is_ours(&self, ca: &CaName) -> bool {
-        self.slots.contains_key(ca)
+    pub fn is_ours(&self, ca: &CaName) -> bool {
+        self.slots().contains_key(ca)
     }
 
-    fn slot(&self, ca: &CaName) -> Result<&Slot> {
-        // A lease whose CA was removed from the configuration: nobody can sign its CRL here.
-        self.slots
-            .get(ca)
-            .ok_or_else(|| Error::new(Code::Internal, "the lease's CA is not configured any more; its CRL cannot be published").because(ca))
+    /// From now on these are the CAs. Those that stay keep their CRLs.
+    pub(super) fn take_note_of(&self, published: &[Standing]) {
+        for Standing { authority, .. } in published {
+            // It was read anew, by a reload for example; what is out stays out.
+            if !authority.has_crl() && self.published(authority.name()).is_some() {
+                authority.crl_is_out();
+            }
+        }
+        self.keep(published.iter().map(|standing| standing.authority.name().clone()).collect());
+    }
+
+    fn keep(&self, cas: BTreeSet<CaName>) {
+        let mut slots = self.slots();
+        let before = slots.len();
+        slots.retain(|ca, _| cas.contains(ca));
+        let mut changed = slots.len() != before;
+        for ca in cas {
+            slots.entry(ca).or_insert_with(|| {
+                changed = true;
+                Arc::new(Slot::new())
+            });
+        }
+        drop(slots);
+        if changed {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<CaName, Arc<Slot>>> {
+        // Each change under the lock is complete in itself.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, ca: &CaName) -> Result<Arc<Slot>> {
+        // A lease whose CA was removed: nobody can sign its CRL here.
+        let slot = self.slots().get(ca).cloned();
+        slot.ok_or_else(|| Error::new(Code::Internal, "the lease's CA is not here any more; its CRL cannot be published").because(ca))
     }
 
     /// Asks for a publication and waits until one that began afterwards is out.
@@ -111,6 +158,11 @@ impl CrlDesk {
 }
 
 impl Vend {
+    /// Meets the CAs that are published now, and lets go of those that are not any more.
+    pub fn follow_cas(&self) {
+        self.crls.take_note_of(&self.rules.load().issuers.x509.published(self.clock.now()));
+    }
+
     /// Publishes a CA's CRL when its list changed, when somebody waits for it, or when a third of its life has passed.
     /// Answers whether it did.
     pub async fn publish_crl(&self, ca: &CaName) -> Result<bool> {
@@ -125,7 +177,8 @@ impl Vend {
             return Ok(false);
         }
         let rules = self.rules.load_full();
-        let authority = rules.issuers.x509.authorities().get(ca).ok_or_else(|| super::defect("a CRL desk without its CA"))?.clone();
+        let Some(authority) = rules.issuers.x509.authority(ca, now) else { return Ok(false) };
+        let signer = authority.clone();
         let (revision, mut revoked) = self.store.revoked(&ca.clone().into(), now).await?;
         // What was revoked once stays so until it expires, also when the store lost it and was not reconciled yet.
         let named: HashSet<String> = revoked.iter().map(|entry| entry.serial.clone()).collect();
@@ -135,7 +188,7 @@ impl Vend {
         let floor = u64::try_from(now.as_millisecond()).unwrap_or(0);
         let number = self.store.next_crl_number(ca, floor).await?;
         // Signing a long list takes milliseconds: not on a thread that serves callers.
-        let sign = move || authority.sign_crl(number, &revoked, now).map(|crl| (crl, revoked));
+        let sign = move || signer.sign_crl(number, &revoked, now).map(|crl| (crl, revoked));
         let signed = tokio::task::spawn_blocking(sign).await;
         let (crl, revoked) = signed.map_err(|panic| super::defect(&panic.to_string()))??;
         slot.published.send_replace(Some(Arc::new(PublishedCrl {
@@ -147,6 +200,7 @@ impl Vend {
             next_update: crl.next_update,
         })));
         slot.served.send_replace(ticket);
+        authority.crl_is_out();
         metrics::gauge!("daypass_crl_number", "ca" => ca.to_string()).set(number as f64);
         Ok(true)
     }
@@ -158,8 +212,8 @@ impl Vend {
     /// Until when a certificate may be taken by who honours CRLs, when the first CRL with it came out at `at`: the last one without it was
     /// made, here or at another server, at most a second after.
     pub(super) fn crl_live_until(&self, ca: &CaName, at: Timestamp) -> Timestamp {
-        let rules = self.rules.load();
-        let life = rules.issuers.x509.authorities().get(ca).map_or(SignedDuration::MAX, |authority| authority.crl_life());
+        let authority = self.rules.load().issuers.x509.authority(ca, at);
+        let life = authority.map_or(SignedDuration::MAX, |authority| authority.crl_life());
         at.checked_add(life).and_then(|lapse| lapse.checked_add(SignedDuration::from_secs(1))).unwrap_or(Timestamp::MAX)
     }
 }

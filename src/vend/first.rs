@@ -27,10 +27,10 @@ impl Vend {
     /// Puts the certificates that an acknowledgement superseded on the CRL of their CA, which goes out within a second. Idempotent; does
     /// nothing for a lease that is not an enrolled agent's.
     pub(super) async fn supersede(&self, lease: &Lease) -> Result<()> {
-        match lease.superseded() {
-            Some((list, serials)) => self.store.add_revoked(&list, &serials).await,
-            None => Ok(()),
+        for (list, serials) in &lease.superseded() {
+            self.store.add_revoked(list, serials).await?;
         }
+        Ok(())
     }
 
     /// Looks into a certificate that a CRL names and that was shown, in a handshake that failed for it, by who holds its key: one that was

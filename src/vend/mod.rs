@@ -3,6 +3,7 @@
 //! Each action is one linear function in a file of its own; [`record`] is the only place that writes the audit log.
 
 mod acknowledge;
+mod bundle;
 mod carry_out;
 mod clones;
 mod crl;
@@ -13,6 +14,7 @@ mod first;
 mod issue;
 mod keys;
 mod open;
+mod own;
 mod passes;
 mod read;
 mod record;
@@ -26,6 +28,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+pub use bundle::{PublicCa, TrustBundle};
 pub use crl::{CrlDesk, PublishedCrl};
 pub use denies::{CROWDED_PART, DenyLists, LAST_PART, MAX_ROUNDS};
 pub use enroll::{
@@ -36,7 +39,7 @@ pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
 pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};
-pub use read::{PublicCa, WhoAmI};
+pub use read::WhoAmI;
 pub use renew::Renewal;
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
@@ -105,10 +108,12 @@ pub struct Vend {
 impl Vend {
     /// A heart over its ports.
     pub fn new(store: Arc<dyn LeaseStore>, audit: Arc<dyn AuditLog>, clock: Arc<dyn Clock>, rules: Rules) -> Self {
-        let crls = CrlDesk::new(rules.issuers.x509.authorities().keys().cloned());
+        let crls = CrlDesk::new();
         let watches = Arc::new(Watches::new(WatchLimits::default()));
         let (rules, denies, open) = (ArcSwap::from_pointee(rules), DenyLists::default(), Open::default());
-        Self { store, audit, clock, rules, crls, denies, open, watches }
+        let vend = Self { store, audit, clock, rules, crls, denies, open, watches };
+        vend.follow_cas();
+        vend
     }
 
     /// The same under other limits of its streams.
@@ -125,6 +130,8 @@ impl Vend {
 
     /// Puts new rules in force for every call that begins after it.
     pub fn replace_rules(&self, rules: Rules) {
+        // Before they are in force: the authorities of rings were read anew, and must be known to have CRLs when they sign.
+        self.crls.take_note_of(&rules.issuers.x509.published(self.clock.now()));
         self.rules.store(Arc::new(rules));
     }
 

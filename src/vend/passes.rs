@@ -180,10 +180,10 @@ impl Vend {
         let now = self.clock.now();
         let revoked = snapshots.iter().filter(|lease| matches!(lease.state, LeaseState::Revoking | LeaseState::Revoked));
         let mut lists: BTreeMap<RevocationList, Vec<RevokedSerial>> = BTreeMap::new();
-        for (list, entries) in revoked.filter_map(Lease::revocation) {
+        for (list, entries) in revoked.flat_map(Lease::revocation) {
             lists.entry(list).or_default().extend(entries.into_iter().filter(|entry| entry.not_after > now));
         }
-        for (list, entries) in snapshots.iter().filter(|lease| lease.state == LeaseState::Active).filter_map(Lease::superseded) {
+        for (list, entries) in snapshots.iter().filter(|lease| lease.state == LeaseState::Active).flat_map(Lease::superseded) {
             lists.entry(list).or_default().extend(entries.into_iter().filter(|entry| entry.not_after > now));
         }
         let alive: Vec<Lease> = snapshots.into_iter().filter(|lease| lease.expires_at > now).collect();

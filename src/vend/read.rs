@@ -7,14 +7,13 @@ use super::{
     record::{About, event_of},
 };
 use crate::{
-    issuer::x509::Authority,
     model::{
         Timestamp,
         error::{Code, Error, Result},
         event::{Event, Outcome},
         identity::Identity,
         lease::{Lease, LeaseFilter, LeaseId},
-        name::{CaName, RoleName, TenantName},
+        name::{RoleName, TenantName},
     },
     policy::{Denial, Explanation, LeaseAction, NO_SUCH_LEASE},
     store::Page,
@@ -29,18 +28,6 @@ pub struct WhoAmI {
     pub identity: Arc<Identity>,
     /// The roles that policy lets it have now.
     pub roles: Vec<RoleName>,
-}
-
-/// An issuing CA as everybody may know it.
-pub struct PublicCa {
-    /// Its name.
-    pub name: CaName,
-    /// The issuing certificate first, then what lies between it and the root, each DER.
-    pub chain_der: Vec<Vec<u8>>,
-    /// The roots, each DER.
-    pub root_der: Vec<Vec<u8>>,
-    /// Where its CRL is served.
-    pub crl_url: String,
 }
 
 pub(super) fn not_found() -> Error {
@@ -117,18 +104,6 @@ impl Vend {
         let roles = self.rules.load().book.roles_for(&call.identity, call.origin.peer_address, now);
         self.record(vec![event_of(call, Outcome::Done, now)]).await?;
         Ok(WhoAmI { identity: call.identity.clone(), roles })
-    }
-
-    /// The issuing CAs, in order of name.
-    pub fn trust_bundle(&self) -> Vec<PublicCa> {
-        let rules = self.rules.load();
-        let public = |(name, authority): (&CaName, &Arc<Authority>)| PublicCa {
-            name: name.clone(),
-            chain_der: authority.chain_der().to_vec(),
-            root_der: vec![authority.root_der().to_vec()],
-            crl_url: authority.crl_url().to_owned(),
-        };
-        rules.issuers.x509.authorities().iter().map(public).collect()
     }
 
     /// Why the caller may or may not have a role.

@@ -74,10 +74,17 @@ impl Keeper {
         if !identity.kept.acknowledged {
             // Also after a restart: whoever was started before may still be at a handshake with the one before.
             sleep(self.settle).await;
-            let told = acknowledge(&self.dir, &mut self.client(&identity)?, &identity).await?;
-            current.send_replace(Arc::new(told));
-            tracing::info!(generation = identity.kept.generation, "the agent's new identity is acknowledged");
-            return Ok(());
+            match self.acknowledge(&identity).await {
+                Ok(told) => {
+                    current.send_replace(Arc::new(told));
+                    return Ok(());
+                }
+                // A server that cannot be told must not keep the identity from its renewal.
+                Err(error) if !is_final(&error) && self.is_due(&identity) => {
+                    tracing::warn!(%error, code = error.code(), "the agent's identity is not acknowledged, and is renewed all the same");
+                }
+                Err(error) => return Err(error),
+            }
         }
         let Some(from) = identity.kept.renew_from else {
             sleep(self.until(identity.kept.expires_at)).await;
@@ -93,6 +100,16 @@ impl Keeper {
         tracing::info!(generation = next.kept.generation, expires_at = %next.kept.expires_at, "the agent's identity is renewed");
         current.send_replace(Arc::new(next));
         Ok(())
+    }
+
+    async fn acknowledge(&self, identity: &Identity) -> Result<Identity> {
+        let told = acknowledge(&self.dir, &mut self.client(identity)?, identity).await?;
+        tracing::info!(generation = identity.kept.generation, "the agent's new identity is acknowledged");
+        Ok(told)
+    }
+
+    fn is_due(&self, identity: &Identity) -> bool {
+        identity.kept.renew_before.is_some_and(|before| before <= self.clock.now())
     }
 
     /// A client that shows this very identity: its connections are of no use to another.

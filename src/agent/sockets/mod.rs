@@ -48,6 +48,8 @@ pub use self::{
     aws::PATH as AWS_PATH,
     config::SocketsSection,
     jwt::{FETCH_TIMEOUT, MAX_FETCHES},
+    sds::{MAX_MESSAGE as MAX_SDS_MESSAGE, MAX_NAME as MAX_SECRET_NAME, MAX_NAMES as MAX_SECRET_NAMES, MAX_REASON},
+    workload::MAX_MESSAGE as MAX_WORKLOAD_MESSAGE,
 };
 use super::desk::{Desk, JwtSource};
 use crate::{
@@ -110,44 +112,45 @@ impl Sockets {
     ///
     /// # Errors
     /// When a server ends by itself.
-    pub async fn serve(self, desk: Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: watch::Receiver<bool>) -> Result<()> {
+    pub async fn serve(self, desk: Arc<Desk>, jwts: Arc<dyn JwtSource>, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+        // Both end with this future, whoever drops it: the servers, and by `end` the streams of their connections.
+        let mut servers = JoinSet::new();
+        let (end, ended) = watch::channel(false);
+        self.start(&mut servers, &desk, jwts, &ended);
+        tokio::select! {
+            () = over(&mut shutdown) => {}
+            Some(failed) = servers.join_next() => {
+                let by_itself = || Error::new(Kind::Other, "SOCKET", "a server of the agent's sockets ended by itself");
+                return Err(failed.map_err(|_| by_itself())?.err().unwrap_or_else(by_itself));
+            }
+        }
+        end.send_replace(true);
+        while let Some(ended) = servers.join_next().await {
+            ended.map_err(|error| Error::new(Kind::Other, "SOCKET", format!("a server of the agent's sockets failed: {error}")))??;
+        }
+        Ok(())
+    }
+
+    fn start(self, servers: &mut JoinSet<Result<()>>, desk: &Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: &watch::Receiver<bool>) {
         let Self { section, workload, sds, aws } = self;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let shown = |roles: Option<Vec<String>>| Shown {
-            desk: desk.clone(),
-            roles,
-            access: section.roles.clone(),
-            trust_domain: section.trust_domain.clone(),
-        };
-        // They end with this future, whoever drops it.
-        let mut serving = JoinSet::new();
+        let (access, trust_domain) = (section.roles, section.trust_domain);
+        let shown = |roles| Shown { desk: desk.clone(), roles, access: access.clone(), trust_domain: trust_domain.clone() };
         if let (Some(bound), Some(section)) = (workload, section.workload) {
             let jwts = JwtSvids::new(jwts, section.jwt_roles);
             let service = Workload { shown: shown(section.roles), jwts, clock: clock.clone(), shutdown: shutdown.clone() };
             let service = SpiffeWorkloadApiServer::new(service).max_decoding_message_size(workload::MAX_MESSAGE);
             let service = InterceptedService::new(service, check_header);
-            serving.spawn(serve_unix("workload", bound, server().add_service(service), shutdown.clone()));
+            servers.spawn(serve_unix("workload", bound, server().add_service(service), shutdown.clone()));
         }
         if let (Some(bound), Some(section)) = (sds, section.sds) {
             let service = Sds { shown: shown(section.roles), shutdown: shutdown.clone() };
             let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(sds::MAX_MESSAGE);
-            serving.spawn(serve_unix("sds", bound, server().add_service(service), shutdown.clone()));
+            servers.spawn(serve_unix("sds", bound, server().add_service(service), shutdown.clone()));
         }
         if let (Some(bound), Some(section)) = (aws, section.aws) {
-            serving.spawn(serve_aws(bound, shown(section.roles), clock, shutdown.clone()));
+            servers.spawn(serve_aws(bound, shown(section.roles), clock, shutdown.clone()));
         }
-        let mut shutdown = shutdown;
-        // Nothing is configured: that is no reason to end.
-        if serving.is_empty() {
-            over(&mut shutdown).await;
-        }
-        while let Some(ended) = serving.join_next().await {
-            ended.map_err(|error| Error::new(Kind::Other, "SOCKET", format!("a server of the agent's sockets failed: {error}")))??;
-            if !*shutdown.borrow() && shutdown.has_changed().is_ok() {
-                return Err(Error::new(Kind::Other, "SOCKET", "a server of the agent's sockets ended by itself"));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -189,6 +192,16 @@ async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shu
     }
     drop(file);
     Ok(())
+}
+
+/// Says what the sockets' metrics mean, once a recorder is there.
+pub fn describe_metrics() {
+    metrics::describe_counter!("daypass_agent_sds_responses_total", "Responses of secret discovery");
+    metrics::describe_counter!("daypass_agent_sds_rejected_total", "Responses of secret discovery that a client rejected (NACK)");
+    metrics::describe_counter!(
+        "daypass_agent_connections_refused_total",
+        "Connections of users who have as many as one may have, by socket"
+    );
 }
 
 /// [`Sockets::bind`] and [`Sockets::serve`] in one.

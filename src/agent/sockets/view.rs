@@ -142,7 +142,7 @@ impl View {
 /// Waits for a change; for ever once nobody is there to make one.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
-        pending().await
+        pending::<()>().await;
     }
 }
 

@@ -37,8 +37,10 @@ pub enum ExpiredCrl {
 pub struct TrustDomainConfig {
     /// Its name.
     pub name: TrustDomain,
-    /// Its CA certificates, PEM; at least one. No other trust domain may have one of them.
+    /// Its CA certificates, PEM; at least one, unless `ca_may_come`. No other trust domain may have one of them.
     pub ca_pem: Vec<u8>,
+    /// Whether its CA may not be there yet: one of ours, whose first key is not made. Until it is nobody is admitted.
+    pub ca_may_come: bool,
     /// CRLs, each PEM or DER. Of two that cover the same certificates the newer counts.
     pub crls: Vec<Vec<u8>>,
     /// Whether each certificate of a chain must be covered by a CRL.
@@ -53,7 +55,7 @@ impl TrustDomainConfig {
     /// A trust domain; an expired CRL is refused where CRLs are required, and tolerated where they are not.
     pub fn new(name: TrustDomain, ca_pem: Vec<u8>, crls: Vec<Vec<u8>>, crl_required: bool, identity: CertificateIdentity) -> Self {
         let expired_crl = if crl_required { ExpiredCrl::Refuse } else { ExpiredCrl::Tolerate };
-        Self { name, ca_pem, crls, crl_required, expired_crl, identity }
+        Self { name, ca_pem, ca_may_come: false, crls, crl_required, expired_crl, identity }
     }
 }
 
@@ -67,7 +69,8 @@ pub struct TrustStore {
 struct Domain {
     name: TrustDomain,
     identity: CertificateIdentity,
-    verifier: Arc<dyn ClientCertVerifier>,
+    /// None while it has no CA: then it admits nobody.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// The public keys (SubjectPublicKeyInfo) of its CAs.
     ca_keys: Vec<Vec<u8>>,
     /// The names and public keys of its CAs.
@@ -160,7 +163,7 @@ impl Domain {
         let certificates = CertificateDer::pem_slice_iter(&config.ca_pem)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|fault| format!("its CA is not PEM: {fault}"))?;
-        if certificates.is_empty() {
+        if certificates.is_empty() && !config.ca_may_come {
             return Err("its CA file holds no certificate".to_owned());
         }
         let mut roots = RootCertStore::empty();
@@ -170,8 +173,16 @@ impl Domain {
             roots.add(certificate.clone()).map_err(|fault| format!("its CA cannot be trusted: {fault}"))?;
         }
         let (crls, mut crl_ends) = newest_first(&config.crls)?;
-        if config.crl_required && crls.is_empty() {
+        if config.crl_required && crls.is_empty() && !config.ca_may_come {
             return Err("it requires CRLs and has none: nobody could be admitted".to_owned());
+        }
+        if config.expired_crl == ExpiredCrl::Tolerate {
+            crl_ends.clear();
+        }
+        let ca_keys = anchors.iter().map(|(_, key)| key.clone()).collect();
+        let (name, identity) = (config.name, config.identity);
+        if certificates.is_empty() {
+            return Ok(Self { name, identity, verifier: None, ca_keys, anchors, crl_ends });
         }
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).with_crls(crls);
         if !config.crl_required {
@@ -179,16 +190,14 @@ impl Domain {
         }
         if config.expired_crl == ExpiredCrl::Refuse {
             builder = builder.enforce_revocation_expiration();
-        } else {
-            crl_ends.clear();
         }
-        let verifier = builder.build().map_err(|fault| format!("its CRLs cannot be used: {fault}"))?;
-        let ca_keys = anchors.iter().map(|(_, key)| key.clone()).collect();
-        Ok(Self { name: config.name, identity: config.identity, verifier, ca_keys, anchors, crl_ends })
+        let verifier = Some(builder.build().map_err(|fault| format!("its CRLs cannot be used: {fault}"))?);
+        Ok(Self { name, identity, verifier, ca_keys, anchors, crl_ends })
     }
 
     fn verify(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], at: UnixTime) -> Result<PeerCertificate> {
-        self.verifier.verify_client_cert(leaf, intermediates, at).map_err(|fault| self.explain(&fault))?;
+        let verifier = self.verifier.as_ref().ok_or_else(unknown_issuer)?;
+        verifier.verify_client_cert(leaf, intermediates, at).map_err(|fault| self.explain(&fault))?;
         let fault = |why: String| refuse(format!("the client certificate cannot be used in the trust domain {}: {why}", self.name));
         if public_key(leaf).is_none_or(|key| self.ca_keys.contains(&key)) {
             return Err(fault("its key is the CA's own".to_owned()));
@@ -198,7 +207,7 @@ impl Domain {
 
     /// A path that ends at the CA was found, and its signatures hold, before its CRLs are asked.
     fn revoked(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], at: UnixTime) -> Option<PeerCertificate> {
-        match self.verifier.verify_client_cert(leaf, intermediates, at) {
+        match self.verifier.as_ref()?.verify_client_cert(leaf, intermediates, at) {
             Err(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => identity::read(leaf, &self.name, self.identity).ok(),
             _ => None,
         }

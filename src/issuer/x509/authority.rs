@@ -1,6 +1,9 @@
 //! An issuing CA: its certificate and chain, checked as a whole at load, and its key.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use rcgen::{
     CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
@@ -35,7 +38,7 @@ pub const MAX_CRL_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What an [`Authority`] is loaded from.
 pub struct CaConfig {
-    /// Its configured name.
+    /// Its own name: as configured, or of a CA that rotates with the key's number.
     pub name: CaName,
     /// The issuing certificate first, then what stands between it and the root; PEM.
     pub chain_pem: Vec<u8>,
@@ -49,7 +52,7 @@ pub struct CaConfig {
     pub crl_life: SignedDuration,
 }
 
-/// An issuing CA that may sign. Immutable: a reload makes a new one.
+/// An issuing CA that may sign. Immutable, but for whether its CRL is out: a reload makes a new one.
 pub struct Authority {
     pub(super) name: CaName,
     pub(super) key: Arc<dyn CaKey>,
@@ -64,6 +67,7 @@ pub struct Authority {
     chain_pem: String,
     not_before: Timestamp,
     not_after: Timestamp,
+    crl_is_out: AtomicBool,
 }
 
 /// A signed leaf.
@@ -78,9 +82,19 @@ impl Authority {
     /// Loads a CA and checks all of it at `now`: the chain's links and signatures up to the root, CA flags, key usages and
     /// path lengths, validity, key identifiers, that the key is the certificate's, the CRL's address. Gives every fault.
     pub fn load(config: CaConfig, now: Timestamp) -> Result<Self, Vec<String>> {
-        let CaConfig { name, chain_pem, root_pem, key, crl_url, crl_life } = config;
+        let chain = chain::Chain::read(&config.chain_pem, &config.root_pem).map_err(|fault| vec![fault])?;
+        Self::of(chain, config, now)
+    }
+
+    /// The same for a CA that is its own root; `chain_pem` is not looked at.
+    pub(super) fn load_self_signed(config: CaConfig, now: Timestamp) -> Result<Self, Vec<String>> {
+        let chain = chain::Chain::self_signed(&config.root_pem).map_err(|fault| vec![fault])?;
+        Self::of(chain, config, now)
+    }
+
+    fn of(chain: chain::Chain, config: CaConfig, now: Timestamp) -> Result<Self, Vec<String>> {
+        let CaConfig { name, chain_pem: _, root_pem: _, key, crl_url, crl_life } = config;
         let mut faults = Vec::new();
-        let chain = chain::Chain::read(&chain_pem, &root_pem).map_err(|fault| vec![fault])?;
         let certificates = chain.parse().map_err(|fault| vec![fault])?;
         faults.extend(chain::faults(&certificates, now));
         faults.extend(crl_faults(&crl_url, crl_life));
@@ -106,6 +120,7 @@ impl Authority {
             key,
             chain_der: Vec::new(),
             root_der: Vec::new(),
+            crl_is_out: AtomicBool::new(false),
         };
         authority.prove_key(issuing, now).map_err(|fault| vec![fault])?;
         let (chain_der, root_der) = chain.into_der();
@@ -163,9 +178,33 @@ impl Authority {
         }
     }
 
-    /// Its configured name.
+    /// Says that relying parties can have a CRL of it from now on.
+    pub fn crl_is_out(&self) {
+        self.crl_is_out.store(true, Ordering::Release);
+    }
+
+    /// Whether relying parties can have a CRL of it.
+    pub fn has_crl(&self) -> bool {
+        self.crl_is_out.load(Ordering::Acquire)
+    }
+
+    /// Its own name: as configured, or of a CA that rotates with the key's number.
     pub fn name(&self) -> &CaName {
         &self.name
+    }
+
+    /// What its key signs with, in the words of JWA (RFC 7518 section 3.1).
+    pub fn algorithm(&self) -> &'static str {
+        let algorithm = self.key.algorithm();
+        if algorithm == &rcgen::PKCS_ECDSA_P256_SHA256 {
+            "ES256"
+        } else if algorithm == &rcgen::PKCS_ECDSA_P384_SHA384 {
+            "ES384"
+        } else if algorithm == &rcgen::PKCS_ED25519 {
+            "EdDSA"
+        } else {
+            "RS256"
+        }
     }
 
     /// How long its CRLs hold.
@@ -188,12 +227,12 @@ impl Authority {
         self.not_before
     }
 
-    /// Issuing certificate, intermediates, and not the root; PEM.
+    /// Issuing certificate, intermediates, and not the root; PEM. Empty for a CA that is its own root.
     pub fn chain_pem(&self) -> &str {
         &self.chain_pem
     }
 
-    /// Issuing certificate, intermediates, and not the root; each DER.
+    /// Issuing certificate, intermediates, and not the root; each DER. Empty for a CA that is its own root.
     pub fn chain_der(&self) -> &[Vec<u8>] {
         &self.chain_der
     }
@@ -204,7 +243,7 @@ impl Authority {
     }
 }
 
-fn crl_faults(crl_url: &str, crl_life: SignedDuration) -> Vec<String> {
+pub(super) fn crl_faults(crl_url: &str, crl_life: SignedDuration) -> Vec<String> {
     let mut faults = Vec::new();
     let parsed = super::name::check_uri(crl_url).and_then(|()| url::Url::parse(crl_url).map_err(|error| error.to_string()));
     match parsed {

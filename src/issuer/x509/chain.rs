@@ -36,6 +36,14 @@ impl Chain {
         Ok(Self { certificates })
     }
 
+    /// A CA that is its own root: nothing lies between it and the leaves.
+    pub(super) fn self_signed(root_pem: &[u8]) -> Result<Self, String> {
+        match read_pem(root_pem, "root")?.as_slice() {
+            [root] => Ok(Self { certificates: vec![root.clone()] }),
+            roots => Err(format!("a CA that is its own root has one certificate, not {}", roots.len())),
+        }
+    }
+
     /// The certificates, parsed, the issuing one first and the root last.
     pub(super) fn parse(&self) -> Result<Vec<X509Certificate<'_>>, String> {
         self.certificates

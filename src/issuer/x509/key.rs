@@ -28,7 +28,16 @@ impl FileKey {
         let mut der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| unknown())?;
         let pair = KeyPair::try_from(&der);
         der.zeroize();
-        let pair = pair.map_err(|_| unknown())?;
+        Self::of(pair.map_err(|_| unknown())?)
+    }
+
+    /// Reads the key from PKCS #8 DER. The error names no part of the key.
+    pub fn from_der(der: &[u8]) -> Result<Self, String> {
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(der));
+        Self::of(pair.map_err(|_| "the key is no PKCS #8 key of a kind that is known here".to_owned())?)
+    }
+
+    fn of(pair: KeyPair) -> Result<Self, String> {
         let known = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256];
         if !known.contains(&pair.algorithm()) {
             return Err("a CA's key is P-256, P-384, Ed25519, or RSA of 2048 bits and more".to_owned());
@@ -39,6 +48,11 @@ impl FileKey {
     /// A new P-256 key.
     pub(super) fn generate() -> Result<Self, rcgen::Error> {
         KeyPair::generate().map(|pair| Self { pair })
+    }
+
+    /// The key in PKCS #8 DER, wiped when dropped.
+    pub(super) fn to_der(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.pair.serialize_der())
     }
 
     /// The key in PKCS #8 PEM, wiped when dropped.
@@ -66,6 +80,25 @@ impl SigningKey for FileKey {
 impl Drop for FileKey {
     fn drop(&mut self) {
         self.pair.zeroize();
+    }
+}
+
+/// rcgen takes a key by its own type.
+pub(super) struct Borrowed<'a>(pub(super) &'a dyn CaKey);
+
+impl PublicKeyData for Borrowed<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl SigningKey for Borrowed<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message)
     }
 }
 

@@ -5,6 +5,8 @@
 //! | [`csr`], `der` | a request becomes a verified public key |
 //! | [`plan`], [`name`] | a role over an identity becomes the plan of a leaf |
 //! | [`authority`], `chain` | an issuing CA, checked at load; builds and signs |
+//! | `cas`, [`maker`] | the CAs by their configured names: fixed, or rings of keys; makes the keys of a ring |
+//! | [`own`] | the certificate of this service itself |
 //! | [`lint`] | what was built is read back before it is signed |
 //! | [`crl`] | revocation lists |
 //! | [`role_check`] | every fault of a role, at load |
@@ -14,13 +16,16 @@
 
 pub mod authority;
 pub mod bootstrap;
+mod cas;
 mod chain;
 pub mod crl;
 pub mod csr;
 mod der;
 pub mod key;
 pub mod lint;
+pub mod maker;
 pub mod name;
+pub mod own;
 pub mod plan;
 pub mod role_check;
 pub mod token_ca;
@@ -31,9 +36,12 @@ use async_trait::async_trait;
 use rcgen::PublicKeyData;
 
 pub use authority::{Authority, CaConfig, DEFAULT_CRL_LIFE, SignedLeaf};
+pub use cas::{Ca, Cas, Standing};
 pub use crl::Crl;
 pub use csr::{ParsedCsr, SubjectKey};
 pub use key::{CaKey, FileKey};
+pub use maker::{CaMaker, RingRoot};
+pub use own::OwnCertificate;
 pub use plan::{LeafPlan, San, Serial};
 pub use role_check::RoleReport;
 pub use token_ca::TokenCa;
@@ -56,7 +64,7 @@ use crate::{
 
 /// Issues X.509 certificates from any number of CAs.
 pub struct X509Issuer {
-    authorities: BTreeMap<CaName, Arc<Authority>>,
+    cas: Cas,
 }
 
 /// What a grant allows, as plain values. The house reaches [`X509Issuer::issue`] through the [`Issuer`] port only, which
@@ -94,31 +102,51 @@ impl Issuer for X509Issuer {
 }
 
 impl X509Issuer {
-    /// An issuer over these CAs.
+    /// An issuer over CAs that do not rotate.
     pub fn new(authorities: BTreeMap<CaName, Arc<Authority>>) -> Self {
-        Self { authorities }
+        Self::over(Cas::new(authorities.into_iter().map(|(name, authority)| (name, Ca::Fixed(authority))).collect()))
+    }
+
+    /// An issuer over these CAs.
+    pub fn over(cas: Cas) -> Self {
+        Self { cas }
     }
 
     /// The CAs.
-    pub fn authorities(&self) -> &BTreeMap<CaName, Arc<Authority>> {
-        &self.authorities
+    pub fn cas(&self) -> &Cas {
+        &self.cas
+    }
+
+    /// The authorities that relying parties should know at `now`, by configured name, oldest first.
+    pub fn published(&self, now: Timestamp) -> Vec<Standing> {
+        self.cas.published(now)
+    }
+
+    /// A published authority by its own name.
+    pub fn authority(&self, name: &CaName, now: Timestamp) -> Option<Arc<Authority>> {
+        self.cas.authority(name, now).map(|standing| standing.authority)
     }
 
     /// Issues a certificate; `now` becomes the lease's `issued_at`, from which [`Self::reissue`] derives the same dates.
     pub fn issue(&self, ask: Ask<'_>, input: &Input, earlier: Option<&Handle>, now: Timestamp) -> Result<Minted> {
         let spec = x509_role(ask.role)?;
-        let authority = self.authority(&spec.ca)?;
-        let living = living_serials(earlier, &spec.ca, now)?;
+        let authority = self.cas.issuing(&spec.ca, now)?;
+        let living = living_serials(earlier, authority.name(), now)?;
         let (key, next_key) = key_of(spec, input, earlier)?;
         let validity = authority.validity(now, ask.expires_at)?;
         let serial = Serial::of_lease(ask.lease, ask.generation, clock::random());
         let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
         let leaf = authority.sign_leaf(&plan, &key)?;
-        let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after };
+        let newest = LiveSerial { serial: plan.serial.to_hex(), not_after: plan.not_after, ca: None };
         Ok(Minted {
             expires_at: plan.not_after,
-            handle: Handle::X509 { ca: spec.ca.clone(), serials: living.into_iter().chain([newest]).collect(), tbs: leaf.tbs, next_key },
-            credential: credential(authority, leaf.der, &plan),
+            handle: Handle::X509 {
+                ca: authority.name().clone(),
+                serials: living.into_iter().chain([newest]).collect(),
+                tbs: leaf.tbs,
+                next_key,
+            },
+            credential: credential(&authority, self.cas.roots(&spec.ca, now), leaf.der, &plan),
             reach: Reach::Crl,
         })
     }
@@ -136,7 +164,10 @@ impl X509Issuer {
         if lease.generation != 1 {
             return Err(reused("the lease of this request id was renewed since"));
         }
-        if spec.ca != *ca {
+        let Some(Standing { ca: configured, authority, .. }) = self.cas.authority(ca, now) else {
+            return Err(reused("the CA that issued its certificate is gone"));
+        };
+        if spec.ca != configured {
             return Err(reused("the role issues from another CA since"));
         }
         let newest = serials.last().ok_or_else(|| Error::internal(format_args!("the lease {} has no serial", lease.id)))?;
@@ -145,7 +176,6 @@ impl X509Issuer {
         if ask.expires_at < newest.not_after {
             return Err(reused("the certificate that was issued for it lives longer than this request may"));
         }
-        let authority = self.authority(ca)?;
         let key = ParsedCsr::parse(csr_of(input)?)?.verify(&spec.key_types)?;
         let validity = authority.validity(lease.issued_at, newest.not_after)?;
         let plan = LeafPlan::render(ask.role, ask.identity, serial, validity)?;
@@ -153,7 +183,7 @@ impl X509Issuer {
         if leaf.tbs != *tbs {
             return Err(reused("the CSR has another key, or the role or your identity changed since"));
         }
-        Ok(credential(authority, leaf.der, &plan))
+        Ok(credential(&authority, self.cas.roots(&configured, now), leaf.der, &plan))
     }
 
     /// The key of a request that is given ahead, as a lease keeps it: SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) in hex. Its holder
@@ -161,11 +191,6 @@ impl X509Issuer {
     pub fn key_ahead(&self, role: &Role, csr_der: &[u8]) -> Result<String> {
         let key = ParsedCsr::parse(csr_der)?.verify(&x509_role(role)?.key_types)?;
         Ok(hex::encode(&key.subject_public_key_info()))
-    }
-
-    fn authority(&self, ca: &CaName) -> Result<&Authority> {
-        let authority = self.authorities.get(ca).map(|authority| &**authority);
-        authority.ok_or_else(|| Error::internal(format_args!("there is no CA {ca}, and a role names it")))
     }
 }
 
@@ -198,7 +223,8 @@ fn csr_of(input: &Input) -> Result<&[u8]> {
     }
 }
 
-/// The certificates of a renewed lease that still live, oldest first: a revocation must reach them too.
+/// The certificates of a renewed lease that still live, oldest first, as they stand beside one that `ca` issues: a revocation must reach
+/// each of them at the CA that issued it.
 fn living_serials(earlier: Option<&Handle>, ca: &CaName, now: Timestamp) -> Result<Vec<LiveSerial>> {
     let (earlier_ca, serials) = match earlier {
         None => return Ok(Vec::new()),
@@ -211,27 +237,25 @@ fn living_serials(earlier: Option<&Handle>, ca: &CaName, now: Timestamp) -> Resu
         }
     };
     // A certificate is valid through the whole second of its notAfter.
-    let living: Vec<_> = serials.iter().filter(|serial| serial.not_after.as_second() >= now.as_second()).cloned().collect();
-    let refuse = |why: String| Err(Error::new(Code::NotRenewable, why));
-    if earlier_ca != ca && !living.is_empty() {
-        return refuse("the role issues from another CA since this lease began; ask for a new lease".to_owned());
-    }
+    let living = serials.iter().filter(|serial| serial.not_after.as_second() >= now.as_second());
+    let beside = |live: &LiveSerial| {
+        let issued_by = live.ca.as_ref().unwrap_or(earlier_ca);
+        LiveSerial { ca: (issued_by != ca).then(|| issued_by.clone()), ..live.clone() }
+    };
+    let living: Vec<_> = living.map(beside).collect();
     if living.len() >= MAX_LIVE_SERIALS {
-        return refuse(format!("{} certificates live under this lease; wait until one expires, or ask for a new lease", living.len()));
+        let count = living.len();
+        let why = format!("{count} certificates live under this lease; wait until one expires, or ask for a new lease");
+        return Err(Error::new(Code::NotRenewable, why));
     }
     Ok(living)
 }
 
-fn credential(authority: &Authority, leaf: Vec<u8>, plan: &LeafPlan) -> Credential {
+fn credential(authority: &Authority, root_der: Vec<Vec<u8>>, leaf: Vec<u8>, plan: &LeafPlan) -> Credential {
     let mut chain_der = Vec::with_capacity(1 + authority.chain_der().len());
     chain_der.push(leaf);
     chain_der.extend_from_slice(authority.chain_der());
-    Credential::X509(X509Credential {
-        chain_der,
-        root_der: vec![authority.root_der().to_vec()],
-        not_before: plan.not_before,
-        not_after: plan.not_after,
-    })
+    Credential::X509(X509Credential { chain_der, root_der, not_before: plan.not_before, not_after: plan.not_after })
 }
 
 fn reused(why: &str) -> Error {

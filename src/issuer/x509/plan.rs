@@ -8,7 +8,7 @@ use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
     identity::Identity,
-    name::RoleName,
+    name::{AgentName, RoleName},
     role::{ExtKeyUsage, Role, X509Role},
     template::{Place, Template},
 };
@@ -52,7 +52,11 @@ impl LeafPlan {
     /// Renders a role for a caller. Refuses with `Code::ClaimNotUsable` where a claim makes a name that cannot be.
     pub fn render(role: &Role, identity: &Identity, serial: Serial, (not_before, not_after): (Timestamp, Timestamp)) -> Result<Self> {
         let spec = super::x509_role(role)?;
-        let names = Names { identity, role: &role.name };
+        let agent = match (role.enrollment().and_then(|spec| spec.uri_sans.first()), identity.certificate()) {
+            (Some(uri), Some(peer)) => uri.read_back(&peer.id, &identity.tenant, &role.name).flatten(),
+            _ => None,
+        };
+        let names = Names { identity, role: &role.name, agent };
         let mut plan = Self {
             common_name: spec.common_name.as_ref().map(|template| names.common_name(template)).transpose()?,
             sans: names.sans(spec)?,
@@ -70,6 +74,8 @@ impl LeafPlan {
 struct Names<'a> {
     identity: &'a Identity,
     role: &'a RoleName,
+    /// Of an agent that renews its own identity.
+    agent: Option<AgentName>,
 }
 
 impl Names<'_> {
@@ -92,8 +98,12 @@ impl Names<'_> {
         Ok(once)
     }
 
+    fn render(&self, template: &Template, place: Place) -> Result<String> {
+        template.render_for_agent(place, self.identity, self.role, self.agent.as_ref())
+    }
+
     fn common_name(&self, template: &Template) -> Result<String> {
-        let text = template.render(Place::Text, self.identity, self.role)?;
+        let text = self.render(template, Place::Text)?;
         name::check_common_name(&text).map_err(|why| not_usable(template, why))?;
         Ok(text)
     }
@@ -102,13 +112,13 @@ impl Names<'_> {
         if claim_in_authority(template) {
             return Err(Error::internal(format_args!("the template {template} lets a claim choose the URI's host")));
         }
-        let text = template.render(Place::UriSegment, self.identity, self.role)?;
+        let text = self.render(template, Place::UriSegment)?;
         name::check_uri(&text).map_err(|why| not_usable(template, why))?;
         Ok(text)
     }
 
     fn dns(&self, template: &Template) -> Result<String> {
-        let text = template.render(Place::DnsLabel, self.identity, self.role)?;
+        let text = self.render(template, Place::DnsLabel)?;
         name::check_dns(&text, template.source().starts_with("*.")).map_err(|why| not_usable(template, why))?;
         Ok(text)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    X509Issuer,
+    Ca, X509Issuer,
     name::{check_common_name, check_dns, check_uri, is_spiffe},
     plan::claim_in_authority,
     x509_role,
@@ -15,7 +15,7 @@ use crate::model::{
     enrollment::{Enrolled, Enrollment, EnrollmentId},
     fault::nearest,
     identity::{Identity, Proof, Subject, TokenUse, VerifiedToken},
-    name::{CaName, RoleName},
+    name::RoleName,
     role::{ExtKeyUsage, Role, X509Role},
     template::{Place, Template},
 };
@@ -48,11 +48,16 @@ impl X509Issuer {
     }
 
     fn check_ca(&self, role: &Role, spec: &X509Role, now: Timestamp, report: &mut RoleReport) {
-        let Some(authority) = self.authorities.get(&spec.ca) else {
-            let hint = nearest(spec.ca.as_str(), self.authorities.keys().map(CaName::as_str));
-            let hint = hint.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-            report.faults.push(format!("there is no CA {}{hint}", spec.ca));
-            return;
+        let authority = match self.cas.get(&spec.ca) {
+            Some(Ca::Fixed(authority)) => authority,
+            // That its life covers every role's was checked with the ring.
+            Some(Ca::Rotating(_)) => return,
+            None => {
+                let hint = nearest(spec.ca.as_str(), self.cas.iter().map(|(name, _)| name.as_str()));
+                let hint = hint.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+                report.faults.push(format!("there is no CA {}{hint}", spec.ca));
+                return;
+            }
         };
         if now.checked_add(role.max_ttl).is_ok_and(|end| end > authority.not_after()) {
             report.warnings.push(format!(

@@ -3,16 +3,14 @@
 
 use std::sync::Arc;
 
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SerialNumber, SigningKey,
-};
+use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SerialNumber};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
     authority::{date_time, issuing_params},
     chain,
     csr::SubjectKey,
-    key::{CaKey, key_identifier},
+    key::{Borrowed, CaKey, key_identifier},
     plan::Serial,
 };
 use crate::{
@@ -118,25 +116,6 @@ impl KeyCertifier for TokenCa {
 /// A public key without its algorithm, which can be written in several ways for one key.
 fn key_bits(certificate: &X509Certificate<'_>) -> Vec<u8> {
     certificate.public_key().subject_public_key.data.to_vec()
-}
-
-/// rcgen takes a key by its own type.
-struct Borrowed<'a>(&'a dyn CaKey);
-
-impl PublicKeyData for Borrowed<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.der_bytes()
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.0.algorithm()
-    }
-}
-
-impl SigningKey for Borrowed<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(message)
-    }
 }
 
 fn parse(ders: &[Vec<u8>]) -> Result<Vec<X509Certificate<'_>>, String> {

@@ -85,16 +85,28 @@ fn a_registry_takes_its_tokens_a_minute_longer() {
     let revoking = lease.apply(Change::BeginRevoke { at: at(10) }).unwrap();
     assert_eq!(revoking.apply(Change::FinishRevoke { live_until: at(370) }).unwrap().live_until, at(370));
     assert_eq!(revoking.apply(Change::FinishRevoke { live_until: at(5000) }).unwrap().live_until, at(990));
-    assert_eq!(revoking.revocation(), None);
+    assert!(revoking.revocation().is_empty());
 }
 
 #[test]
 fn a_lease_of_aws_is_denied_by_its_id() {
     let lease = reserved(CredentialKind::Aws, aws(None));
-    let (list, entries) = lease.revocation().unwrap();
+    let (list, entries) = lease.revocation().pop_first().unwrap();
     assert_eq!(list.to_string(), "aws:main:session_tag:arn:aws:iam::123456789012:role/deploy");
     assert_eq!(entries.iter().map(|entry| (entry.serial.as_str(), entry.not_after)).collect::<Vec<_>>(), [(&*lease.id.to_hex(), at(990))]);
     assert_eq!(lease.id.to_hex().len(), 32);
+}
+
+#[test]
+fn each_certificate_is_revoked_at_the_ca_that_issued_it() {
+    let live =
+        |serial: &str, ca: Option<&str>| LiveSerial { serial: serial.to_owned(), not_after: at(930), ca: ca.map(|ca| ca.parse().unwrap()) };
+    let serials = vec![live("01", Some("issuing-1")), live("02", None), live("03", Some("issuing-1"))];
+    let handle = Handle::X509 { ca: "issuing-2".parse().unwrap(), serials, tbs: String::new(), next_key: None };
+    let lists = reserved(CredentialKind::X509, handle).revocation();
+    let said: Vec<(String, Vec<&str>)> =
+        lists.iter().map(|(list, entries)| (list.to_string(), entries.iter().map(|entry| entry.serial.as_str()).collect())).collect();
+    assert_eq!(said, [("issuing-1".to_owned(), vec!["01", "03"]), ("issuing-2".to_owned(), vec!["02"])]);
 }
 
 fn held(seed: [u8; 10], life: i64) -> Lease {

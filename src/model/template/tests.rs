@@ -356,3 +356,68 @@ fn numbers_go_in_and_lists_do_not() {
     assert_eq!(render("{claims.absent}"), None);
     assert_eq!(render("{lease}"), None);
 }
+
+fn agent(tenant: &str, name: &str) -> Identity {
+    use crate::model::enrollment::{Enrolled, Enrollment, EnrollmentId};
+    let enrollment = Enrollment {
+        id: EnrollmentId::new(Timestamp::UNIX_EPOCH, [0; 10]),
+        tenant: tenant.parse().unwrap(),
+        role: role(),
+        name: name.parse().unwrap(),
+        created_by: Subject::try_from("spiffe://dev/operator".to_owned()).unwrap(),
+        created_at: Timestamp::UNIX_EPOCH,
+        expires_at: Timestamp::MAX,
+        redeemed: None,
+    };
+    let enrolled = Enrolled::new(enrollment, [0; 16]).unwrap();
+    Identity { tenant: tenant.parse().unwrap(), proof: Proof::Enrollment(Box::new(enrolled)) }
+}
+
+proptest! {
+    #[test]
+    fn an_agents_name_is_read_back_from_what_it_was_rendered_to(
+        tenant in "[a-z0-9][a-z0-9-]{0,20}",
+        other in "[a-z0-9][a-z0-9-]{0,20}",
+        name in "[a-z0-9][a-z0-9-]{0,20}",
+        source in proptest::sample::select(vec![
+            "spiffe://dev/agent/{tenant}/{enrollment.name}",
+            "spiffe://dev/{enrollment.name}",
+            "spiffe://dev/{role}/{enrollment.name}/of/{tenant}",
+            "spiffe://dev/{tenant}/a-{enrollment.name}-b",
+        ]),
+    ) {
+        let template = Template::parse_for_enrollment(source).unwrap();
+        let text = template.render(Place::UriSegment, &agent(&tenant, &name), &role()).unwrap();
+        let read = |tenant: &str| template.read_back(&text, &tenant.parse().unwrap(), &role());
+        prop_assert_eq!(read(&tenant), Some(Some(name.parse().unwrap())));
+        if tenant != other && source.contains("{tenant}") {
+            prop_assert_eq!(read(&other), None, "another tenant's");
+        }
+        let again = template.render_for_agent(Place::UriSegment, &caller(&tenant, &[]), &role(), read(&tenant).unwrap().as_ref());
+        prop_assert_eq!(again.unwrap(), text);
+    }
+}
+
+#[test]
+fn what_was_not_rendered_from_a_template_is_not_read_back() {
+    let read = |source: &str, text: &str| {
+        Template::parse_for_enrollment(source)
+            .unwrap()
+            .read_back(text, &"acme".parse().unwrap(), &role())
+            .map(|name| name.map(|n| n.to_string()))
+    };
+    let source = "spiffe://dev/{tenant}/{enrollment.name}";
+    assert_eq!(read(source, "spiffe://dev/acme/a"), Some(Some("a".to_owned())));
+    for other in
+        ["spiffe://dev/acme/", "spiffe://dev/acme/a/b", "spiffe://dev/acme/A", "spiffe://dev/acme", "spiffe://dev/other/a", "x", ""]
+    {
+        assert_eq!(read(source, other), None, "{other}");
+    }
+    assert_eq!(read("spiffe://dev/{tenant}/x", "spiffe://dev/acme/x"), Some(None));
+    assert_eq!(read("spiffe://dev/{claims.a}", "spiffe://dev/a"), None, "a claim cannot be known");
+    assert_eq!(read("{enrollment.name}/{enrollment.name}", "a/a"), None);
+    let error = Template::parse_for_enrollment(source).unwrap().render(Place::UriSegment, &caller("acme", &[]), &role()).unwrap_err();
+    assert_eq!(error.code(), Code::ClaimNotUsable, "who has no code has no name");
+    let hyphen = Template::parse_for_enrollment("{enrollment.name}.example").unwrap();
+    assert!(hyphen.render(Place::DnsLabel, &agent("acme", "a-"), &role()).is_err(), "no DNS label ends with a hyphen");
+}

@@ -1,6 +1,7 @@
 //! Keys on the wire.
 
 use crate::{
+    issuer::x509::Authority,
     keys::{KeyShown, KeyState},
     model::Timestamp,
     proto::admin::{Key, KeyState as WireState},
@@ -18,6 +19,21 @@ pub(super) fn key(key: &KeyShown) -> Key {
         published_until: until.map(timestamp),
         rotates: true,
         algorithm: algorithm.clone(),
+    }
+}
+
+/// A CA that is configured and does not rotate.
+pub(super) fn fixed(authority: &Authority) -> Key {
+    let name = authority.name().to_string();
+    Key {
+        name: name.clone(),
+        ring: name,
+        state: WireState::Active.into(),
+        published_at: Some(timestamp(authority.not_before())),
+        signs_from: Some(timestamp(authority.not_before())),
+        published_until: Some(timestamp(authority.not_after())),
+        rotates: false,
+        algorithm: authority.algorithm().to_owned(),
     }
 }
 

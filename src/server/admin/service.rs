@@ -43,8 +43,10 @@ impl AdminService {
 
     async fn show_keys(&self, by: &Administrator, ring: &str) -> Result<ShowResponse> {
         self.admit(by, "KeyService/Show").await?;
-        let keys = self.desk.show(bounded(ring)?)?;
-        Ok(ShowResponse { keys: keys.iter().map(convert::key).collect() })
+        let name = bounded(ring)?;
+        let fixed = self.desk.fixed_cas(name);
+        let keys = if name.is_some() && !fixed.is_empty() { Vec::new() } else { self.desk.show(name)? };
+        Ok(ShowResponse { keys: fixed.iter().map(|ca| convert::fixed(ca)).chain(keys.iter().map(convert::key)).collect() })
     }
 
     async fn act(&self, by: &Administrator, name: &str, act: Act) -> Result<Key> {

@@ -1,17 +1,12 @@
 //! From sections to a configuration that holds together: references exist, spans fit, templates parse, keys load, policy checks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use zeroize::Zeroizing;
 
 use super::{
     aws::AwsSection,
+    cas::ServerIdentity,
     file::{At, Reader, read_bounded},
     keys::KeysSection,
     limits::Limits,
@@ -32,7 +27,7 @@ use crate::{
         aws::{AwsConfig, AwsIssuer},
         jwt::JwtIssuer,
         registry::RegistryIssuer,
-        x509::{Authority, CaConfig, FileKey, X509Issuer},
+        x509::X509Issuer,
     },
     keys::FileKek,
     model::{
@@ -118,14 +113,12 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where HTTP listens over TLS. The token endpoint of registries is there, and not at `http`, when it is given.
     pub https: Option<SocketAddr>,
+    /// What a TLS client is shown.
+    pub identity: ServerIdentity,
     /// Where the admin socket is; none without one.
     pub admin: Option<PathBuf>,
     /// What seals the service's keys; none where it keeps none.
     pub wrapper: Option<Arc<FileKek>>,
-    /// The server's certificate chain, PEM.
-    pub certificate: Vec<u8>,
-    /// Its key, PEM.
-    pub key: Zeroizing<Vec<u8>>,
     /// Limits.
     pub limits: Limits,
     /// How the log is written.
@@ -155,7 +148,7 @@ impl Reader {
     pub(super) fn build(mut self, mut draft: Draft) -> Result<Config, Vec<Fault>> {
         let mut warnings = Vec::new();
         self.missing_sections(&draft.seen);
-        let cas = self.cas(&draft.cas);
+        let cas = self.cas(&draft.cas, &draft.roles, draft.server.as_ref(), draft.seen.contains("keys"));
         let root_crls = self.root_crls(&draft.cas);
         let watched = self.watched(&draft, &root_crls);
         let trust_domains = self.trust_domains(&draft.trust_domains, &cas);
@@ -167,7 +160,9 @@ impl Reader {
         let registries = self.registries(&draft.registries, &CallersCas { own: &cas, trusted });
         let signs_jwts = draft.oidc.is_some();
         let aws = self.aws(&draft.aws, signs_jwts);
-        let configured = Configured { x509: X509Issuer::new(cas), registries, jwt, signs_jwts, aws };
+        let server = draft.server.take();
+        let identity = server.as_ref().and_then(|server| self.identity(server, &cas));
+        let configured = Configured { x509: X509Issuer::over(cas), registries, jwt, signs_jwts, aws };
         let catalog = Arc::new(self.catalog(&draft, &issuers, &configured, &mut warnings));
         // With holes in the catalog the check of policies would only report what follows from them; their syntax needs none.
         let checked = self.faults.is_empty().then(|| catalog.clone());
@@ -176,11 +171,9 @@ impl Reader {
         let log = self.log(draft.log.take());
         let store = draft.store.take().and_then(|store| self.store(store));
         let audit = draft.audit.take().map(|audit| self.audit(&audit));
-        let server = draft.server.take();
-        let pair = server.as_ref().and_then(|server| self.pair(server));
         let admin = server.as_ref().and_then(|At { line, value }| self.admin(*line, value.admin.as_ref()));
-        let (Some(server), Some((certificate, key)), Some(store), Some(audit), Some(book), true) =
-            (server, pair, store, audit, book, self.faults.is_empty())
+        let (Some(server), Some(identity), Some(store), Some(audit), Some(book), true) =
+            (server, identity, store, audit, book, self.faults.is_empty())
         else {
             self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(self.faults);
@@ -190,10 +183,9 @@ impl Reader {
             grpc: server.value.grpc,
             http: server.value.http,
             https: server.value.https,
+            identity,
             admin,
             wrapper,
-            certificate,
-            key,
             limits,
             log_format: log.format,
             log_filter: log.filter,
@@ -222,35 +214,6 @@ impl Reader {
             self.fault(line, fault);
         }
         value
-    }
-
-    fn cas(&mut self, sections: &[At<CaSection>]) -> BTreeMap<CaName, Arc<Authority>> {
-        let mut cas = BTreeMap::new();
-        for At { line, value } in sections {
-            let (chain, root, key) = (self.read(*line, &value.certificate), self.read(*line, &value.root), self.read(*line, &value.key));
-            let (Some(chain_pem), Some(root_pem), Some(key_pem)) = (chain, root, key) else { continue };
-            let loaded =
-                FileKey::from_pem(&String::from_utf8_lossy(&Zeroizing::new(key_pem))).map_err(|fault| vec![fault]).and_then(|key| {
-                    let config = CaConfig {
-                        name: value.name.clone(),
-                        chain_pem,
-                        root_pem,
-                        key: Arc::new(key),
-                        crl_url: value.crl_url.clone(),
-                        crl_life: value.crl_life,
-                    };
-                    Authority::load(config, self.now)
-                });
-            match loaded {
-                Ok(authority) => {
-                    if cas.insert(value.name.clone(), Arc::new(authority)).is_some() {
-                        self.fault(*line, format!("there are two CAs of the name {}", value.name));
-                    }
-                }
-                Err(faults) => faults.into_iter().for_each(|fault| self.fault(*line, format!("ca {}: {fault}", value.name))),
-            }
-        }
-        cas
     }
 
     /// The policies, checked against the catalog; only their syntax where there is none.

@@ -46,6 +46,10 @@ pub struct Limits {
     pub watches: usize,
     /// Those of one caller.
     pub watches_per_caller: usize,
+    /// Streams of the trust bundle at once; more are refused.
+    pub bundle_watches: usize,
+    /// Streams of the trust bundle of one address (of one /64 of IPv6) at once; more are refused.
+    pub bundle_watches_per_address: usize,
     /// How long a shutdown waits for what is in flight.
     pub drain_timeout: SignedDuration,
 }
@@ -71,6 +75,8 @@ impl Default for Limits {
             registry_exchanges_per_lease_per_minute: 600,
             watches: WatchLimits::default().total,
             watches_per_caller: WatchLimits::default().per_caller,
+            bundle_watches: 100_000,
+            bundle_watches_per_address: 1_000,
             drain_timeout: SignedDuration::from_secs(20),
         }
     }
@@ -100,6 +106,8 @@ impl Limits {
             ("request_burst_per_caller", u64::from(self.request_burst_per_caller), 1, 1_000_000),
             ("failed_logins_per_address_per_minute", u64::from(self.failed_logins_per_address_per_minute), 1, 1_000_000),
             ("registry_exchanges_per_lease_per_minute", u64::from(self.registry_exchanges_per_lease_per_minute), 1, 1_000_000),
+            ("bundle_watches", self.bundle_watches as u64, 1, 1_000_000),
+            ("bundle_watches_per_address", self.bundle_watches_per_address as u64, 1, 1_000_000),
         ];
         let spans = [
             ("handshake_timeout", self.handshake_timeout, 1, 60),

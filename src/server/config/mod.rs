@@ -2,6 +2,7 @@
 
 mod aws;
 mod build;
+mod cas;
 mod catalog;
 mod file;
 mod issuers;
@@ -15,6 +16,7 @@ mod trial;
 mod watched;
 
 pub use build::{Config, StoreConfig};
+pub use cas::{CA_ROTATE_EVERY, DEFAULT_PUBLISH_AHEAD, MAX_AUTHORITIES, MAX_OWN_NAMES, OWN_LIFE, OwnCertificateConfig, ServerIdentity};
 pub use file::load;
 pub use keys::{MAX_SOCKET_PATH, admin_socket};
 pub use limits::Limits;

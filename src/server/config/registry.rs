@@ -1,6 +1,6 @@
 //! `[[registry]]`: container registries that trust our token endpoint.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
@@ -13,11 +13,11 @@ use crate::{
             RegistryConfig, RegistryIssuer,
             signer::{DEFAULT_ROTATE_EVERY, MAX_ROTATE_EVERY, MIN_ROTATE_EVERY},
         },
-        x509::{Authority, FileKey, TokenCa},
+        x509::{Ca, Cas, FileKey, RingRoot, TokenCa},
     },
     model::{
         SignedDuration,
-        name::{CaName, RegistryName, TrustDomain},
+        name::{RegistryName, TrustDomain},
     },
 };
 
@@ -48,7 +48,7 @@ fn default_rotate_every() -> SignedDuration {
 /// The CAs whose certificates callers have, or get.
 pub(super) struct CallersCas<'a> {
     /// `[[ca]]`
-    pub own: &'a BTreeMap<CaName, Arc<Authority>>,
+    pub own: &'a Cas,
     /// `[[trust_domain]]`: its CAs, PEM.
     pub trusted: Vec<(&'a TrustDomain, &'a [u8])>,
 }
@@ -56,9 +56,13 @@ pub(super) struct CallersCas<'a> {
 impl CallersCas<'_> {
     /// Which of them has a key in common with a token CA's file, in words.
     fn sharing(&self, token_ca: &TokenCa) -> Option<String> {
-        let own = self.own.iter().find(|(_, ca)| {
-            let chain = ca.chain_der().iter().map(Vec::as_slice);
-            token_ca.shares_key_with(chain.chain([ca.root_der()]))
+        let own = self.own.iter().find(|(_, ca)| match ca {
+            Ca::Fixed(authority) => {
+                let chain = authority.chain_der().iter().map(Vec::as_slice);
+                token_ca.shares_key_with(chain.chain([authority.root_der()]))
+            }
+            // The keys of a ring are made here, and are nobody else's.
+            Ca::Rotating(ring) => token_ca.shares_key_with(ring.maker().root.iter().map(RingRoot::der)),
         });
         let trusted = || {
             self.trusted.iter().find(|(_, pem)| {

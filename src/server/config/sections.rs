@@ -21,11 +21,29 @@ pub(super) struct ServerSection {
     pub http: SocketAddr,
     #[serde(default)]
     pub https: Option<SocketAddr>,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    #[serde(default)]
+    pub certificate_from: Option<OwnCertificateSection>,
     /// The admin socket.
     #[serde(default)]
     pub admin: Option<PathBuf>,
+}
+
+/// `server.certificate_from`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OwnCertificateSection {
+    pub ca: CaName,
+    pub names: Vec<String>,
+    #[serde(default = "default_own_life")]
+    pub life: SignedDuration,
+}
+
+fn default_own_life() -> SignedDuration {
+    SignedDuration::from_hours(24)
 }
 
 /// `[log]`
@@ -113,9 +131,15 @@ pub(super) struct PolicySection {
 #[serde(deny_unknown_fields)]
 pub(super) struct CaSection {
     pub name: CaName,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub root: PathBuf,
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    #[serde(default)]
+    pub root: Option<PathBuf>,
+    /// In place of the three above.
+    #[serde(default)]
+    pub rotation: Option<RotationSection>,
     pub crl_url: String,
     #[serde(default = "default_crl_life")]
     pub crl_life: SignedDuration,
@@ -128,15 +152,44 @@ fn default_crl_life() -> SignedDuration {
     crate::issuer::x509::DEFAULT_CRL_LIFE
 }
 
+/// `[ca.rotation]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RotationSection {
+    pub every: SignedDuration,
+    #[serde(default = "default_ca_publish_ahead")]
+    pub publish_ahead: SignedDuration,
+    #[serde(default)]
+    pub life: Option<SignedDuration>,
+    #[serde(default)]
+    pub root: Option<RingRootSection>,
+    #[serde(default)]
+    pub activate_when_acknowledged: bool,
+}
+
+fn default_ca_publish_ahead() -> SignedDuration {
+    super::cas::DEFAULT_PUBLISH_AHEAD
+}
+
+/// `root` of `[ca.rotation]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RingRootSection {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
 /// `[[trust_domain]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TrustDomainSection {
     pub name: TrustDomain,
-    pub ca: PathBuf,
+    /// May be absent where `own_cas` names a CA that rotates: its roots are of the trust domain as they are made.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
     #[serde(default)]
     pub crls: Vec<PathBuf>,
-    /// Issuing CAs of ours under `ca`: their CRLs hold for this trust domain's clients as soon as they are signed.
+    /// Issuing CAs of ours: their CRLs hold for this trust domain's clients as soon as they are signed.
     #[serde(default)]
     pub own_cas: Vec<CaName>,
     #[serde(default)]

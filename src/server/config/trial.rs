@@ -1,6 +1,6 @@
 //! Makes, on trial, what `serve` would make of the sections, so that `check` finds whatever `serve` would stop at, and says where.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::path::Path;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 use tracing_subscriber::EnvFilter;
@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{
     build::StoreConfig,
+    cas::ServerIdentity,
     file::{At, Reader},
     sections::{AuditSection, CaSection, LogSection, ServerSection, StoreSection, TrustDomainSection},
 };
@@ -18,7 +19,7 @@ use crate::{
         mtls::{TrustDomainConfig, TrustStore},
         oidc::{IssuerConfig, TokenVerifier},
     },
-    issuer::x509::Authority,
+    issuer::x509::{Ca, Cas},
     model::{SignedDuration, error::Error, name::CaName},
     server::tls,
     store::redis::{self, RedisOptions, RedisStore},
@@ -32,15 +33,27 @@ pub const STORE_TIMEOUT: [SignedDuration; 2] = [SignedDuration::from_millis(10),
 pub const SEGMENT_BYTES: [u64; 2] = [64 * 1024, 16 * 1024 * 1024 * 1024];
 
 impl Reader {
-    /// The server's certificate chain and its key, which must be one pair.
-    pub(super) fn pair(&mut self, At { line, value }: &At<ServerSection>) -> Option<(Vec<u8>, Zeroizing<Vec<u8>>)> {
-        let (chain, key) = (self.read(*line, &value.certificate), self.read(*line, &value.key).map(Zeroizing::new));
-        let (chain, key) = (chain?, key?);
-        if let Err(error) = tls::identity(&chain, &key) {
-            let (certificate, key) = (value.certificate.display(), value.key.display());
-            self.fault(*line, format!("server: {certificate} and {key} cannot be used: {}", why(&error)));
+    /// What a TLS client is shown: a pair of files, or a certificate from a CA of ours.
+    pub(super) fn identity(&mut self, At { line, value }: &At<ServerSection>, cas: &Cas) -> Option<ServerIdentity> {
+        match (&value.certificate, &value.key, &value.certificate_from) {
+            (Some(certificate), Some(key), None) => self.pair(*line, certificate, key),
+            (None, None, Some(section)) => self.own_certificate(*line, section, cas).map(ServerIdentity::Own),
+            _ => {
+                self.fault(*line, "server: say either certificate and key, or certificate_from");
+                None
+            }
         }
-        Some((chain, key))
+    }
+
+    /// The server's certificate chain and its key, which must be one pair.
+    fn pair(&mut self, line: usize, certificate: &Path, key: &Path) -> Option<ServerIdentity> {
+        let (chain, secret) = (self.read(line, certificate), self.read(line, key).map(Zeroizing::new));
+        let (chain, secret) = (chain?, secret?);
+        if let Err(error) = tls::identity(&chain, &secret) {
+            let (certificate, key) = (certificate.display(), key.display());
+            self.fault(line, format!("server: {certificate} and {key} cannot be used: {}", why(&error)));
+        }
+        Some(ServerIdentity::Files { certificate: chain, key: secret })
     }
 
     /// What the log holds.
@@ -53,22 +66,30 @@ impl Reader {
     }
 
     /// The trust domains, each with the CAs of ours whose CRLs hold for it.
-    pub(super) fn trust_domains(
-        &mut self,
-        sections: &[At<TrustDomainSection>],
-        cas: &BTreeMap<CaName, Arc<Authority>>,
-    ) -> Vec<(TrustDomainConfig, Vec<CaName>)> {
+    pub(super) fn trust_domains(&mut self, sections: &[At<TrustDomainSection>], cas: &Cas) -> Vec<(TrustDomainConfig, Vec<CaName>)> {
         let mut domains: Vec<(TrustDomainConfig, Vec<CaName>)> = Vec::new();
         let mut sound = Vec::new();
         for At { line, value } in sections {
-            for ca in value.own_cas.iter().filter(|ca| !cas.contains_key(*ca)) {
-                let known: Vec<&str> = cas.keys().map(CaName::as_str).collect();
-                let hint = super::build::hint(ca.as_str(), known);
-                self.fault(*line, format!("trust domain {}: there is no CA {ca}{hint}", value.name));
-            }
+            self.own_cas(*line, value, cas, &domains);
+            let ca_may_come = value.own_cas.iter().any(|ca| matches!(cas.get(ca), Some(Ca::Rotating(_))));
             let crls = value.crls.iter().filter_map(|path| self.crl(*line, path)).collect();
-            let Some(ca_pem) = self.read(*line, &value.ca) else { continue };
+            let ca_pem = match &value.ca {
+                Some(path) => self.read(*line, path).filter(|pem| {
+                    let empty = ca_may_come && !holds_certificates(pem);
+                    if empty {
+                        self.fault(*line, format!("trust domain {}: its CA file holds no certificate", value.name));
+                    }
+                    !empty
+                }),
+                None if ca_may_come => Some(Vec::new()),
+                None => {
+                    self.fault(*line, format!("trust domain {}: say its ca, or name a CA that rotates in own_cas", value.name));
+                    None
+                }
+            };
+            let Some(ca_pem) = ca_pem else { continue };
             let config = TrustDomainConfig::new(value.name.clone(), ca_pem, crls, value.crl_required, value.identity);
+            let config = TrustDomainConfig { ca_may_come, ..config };
             // Beside those that are sound: what it shares with one of them is its fault.
             sound.push(config.clone());
             if let Err(faults) = TrustStore::new(sound.clone()) {
@@ -78,6 +99,24 @@ impl Reader {
             domains.push((config, value.own_cas.clone()));
         }
         domains
+    }
+
+    fn own_cas(&mut self, line: usize, section: &TrustDomainSection, cas: &Cas, domains: &[(TrustDomainConfig, Vec<CaName>)]) {
+        for ca in &section.own_cas {
+            match cas.get(ca) {
+                None => {
+                    let hint = super::build::hint(ca.as_str(), cas.iter().map(|(name, _)| name.as_str()));
+                    self.fault(line, format!("trust domain {}: there is no CA {ca}{hint}", section.name));
+                }
+                Some(Ca::Rotating(_)) => {
+                    if let Some((other, _)) = domains.iter().find(|(_, own)| own.contains(ca)) {
+                        let why = "each trust domain needs CAs of its own";
+                        self.fault(line, format!("trust domain {}: {} has the CA {ca} too; {why}", section.name, other.name));
+                    }
+                }
+                Some(Ca::Fixed(_)) => {}
+            }
+        }
     }
 
     fn crl(&mut self, line: usize, path: &Path) -> Option<Vec<u8>> {

@@ -7,7 +7,10 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::{build::Draft, file::Reader};
+use super::{
+    build::Draft,
+    file::{At, Reader},
+};
 
 /// What a reload looks at, and what it cannot take up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +33,13 @@ impl Reader {
     /// Taken before anything is taken out of the draft. The key files of issuers are not among the files: whoever reads them looks at
     /// them by itself.
     pub(super) fn watched(&self, draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> Watched {
-        let server = draft.server.iter().flat_map(|at| [&at.value.certificate, &at.value.key]);
-        let cas =
-            draft.cas.iter().flat_map(|at| [&at.value.certificate, &at.value.key, &at.value.root].into_iter().chain(&at.value.root_crl));
-        let domains = draft.trust_domains.iter().flat_map(|at| at.value.crls.iter().chain([&at.value.ca]));
+        let server = draft.server.iter().flat_map(|at| at.value.certificate.iter().chain(&at.value.key));
+        let cas = draft.cas.iter().flat_map(|At { value, .. }| {
+            let ring_root =
+                value.rotation.iter().filter_map(|rotation| rotation.root.as_ref()).flat_map(|root| [&root.certificate, &root.key]);
+            value.certificate.iter().chain(&value.key).chain(&value.root).chain(&value.root_crl).chain(ring_root)
+        });
+        let domains = draft.trust_domains.iter().flat_map(|at| at.value.crls.iter().chain(&at.value.ca));
         let issuers = draft.issuers.iter().filter_map(|at| at.value.ca.as_ref());
         let registries = draft.registries.iter().flat_map(|at| [&at.value.certificate, &at.value.key]);
         let policy = draft.policy.iter().map(|at| &at.value.file);
@@ -53,6 +59,12 @@ fn at_start(draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> BTreeMap<&'static
     let limits = draft.limits.as_ref().map(|at| at.value.clone()).unwrap_or_default();
     let log = draft.log.as_ref().map_or_else(|| format!("{:?}", super::sections::LogSection::default()), |at| format!("{:?}", at.value));
     let crls: Vec<_> = root_crls.iter().map(|(name, der)| format!("{name} {:?}", digest(&SHA256, der))).collect();
+    let ring_crls: Vec<_> = draft
+        .cas
+        .iter()
+        .filter(|at| at.value.rotation.is_some())
+        .map(|At { value, .. }| format!("{} {} {}", value.name, value.crl_url, value.crl_life))
+        .collect();
     BTreeMap::from([
         ("server.grpc, server.http", addresses.unwrap_or_default()),
         ("server.https", https.unwrap_or_default()),
@@ -62,5 +74,6 @@ fn at_start(draft: &Draft, root_crls: &[(String, Vec<u8>)]) -> BTreeMap<&'static
         ("store", draft.store.as_ref().map(|at| format!("{:?}", at.value)).unwrap_or_default()),
         ("audit", draft.audit.as_ref().map(|at| format!("{:?}", at.value)).unwrap_or_default()),
         ("ca.root_crl", crls.join(" ")),
+        ("ca.crl_url, ca.crl_life", ring_crls.join(" ")),
     ])
 }

@@ -91,7 +91,7 @@ fn set_http(document: &mut DocumentMut, http: &str) {
         document["oidc"]["issuer"] = value(format!("http://{http}"));
     }
     for ca in document["ca"].as_array_of_tables_mut().into_iter().flat_map(|cas| cas.iter_mut()) {
-        let name = ca["name"].as_str().unwrap_or_default().to_owned();
+        let name = if ca.contains_key("rotation") { "{ca}" } else { ca["name"].as_str().unwrap_or_default() }.to_owned();
         ca["crl_url"] = value(format!("http://{http}/crl/{name}.crl"));
     }
 }

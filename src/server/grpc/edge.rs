@@ -25,6 +25,7 @@ use crate::{
         identity::Identity,
     },
     server::{
+        bundles::Bundles,
         callers::Callers,
         conn::ConnInfo,
         limiters::{Limiters, caller_key},
@@ -42,6 +43,7 @@ pub(in crate::server) struct Edge {
     pub(in crate::server) enrollments: Arc<Enrollments>,
     pub(in crate::server) authn: Arc<Callers>,
     pub(in crate::server) trust: Arc<Trust>,
+    pub(in crate::server) bundles: Arc<Bundles>,
     pub(in crate::server) limiters: Arc<Limiters>,
     pub(in crate::server) request_timeout: Duration,
     /// What runs on when its caller leaves; a shutdown waits for it.

@@ -46,7 +46,7 @@ async fn render_metrics(State(public): State<Arc<Public>>) -> Response {
 async fn ca_pem(State(public): State<Arc<Public>>) -> Response {
     let mut text = String::new();
     let mut seen: Vec<Vec<u8>> = Vec::new();
-    for ca in public.vend.trust_bundle() {
+    for ca in public.vend.trust_bundle().authorities {
         for der in ca.chain_der.into_iter().chain(ca.root_der) {
             if !seen.contains(&der) {
                 pem::push(&mut text, "CERTIFICATE", &der);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::KeyDesk;
 use crate::{
+    issuer::x509::{Authority, Ca},
     keys::{Activation, KeyShown, Ring, parse_key_name},
     model::{
         error::{Code, Error, Result},
@@ -58,6 +59,16 @@ impl KeyDesk {
         };
         let now = self.vend.now();
         Ok(rings.iter().flat_map(|ring| ring.show(now)).collect())
+    }
+
+    /// The CAs that do not rotate: the one of this name, or all.
+    pub fn fixed_cas(&self, name: Option<&str>) -> Vec<Arc<Authority>> {
+        let rules = self.vend.rules();
+        let fixed = rules.issuers.x509.cas().iter().filter_map(|(_, ca)| match ca {
+            Ca::Fixed(authority) => Some(authority.clone()),
+            Ca::Rotating(_) => None,
+        });
+        fixed.filter(|authority| name.is_none_or(|name| name == authority.name().as_str())).collect()
     }
 
     /// Does `act` to a ring, or to a key, of this name. What could not go on record is not done; what comes to pass of the key goes on record

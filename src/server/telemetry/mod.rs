@@ -59,6 +59,10 @@ fn describe() {
     metrics::describe_counter!("daypass_handshakes_total", "TLS handshakes, by outcome");
     metrics::describe_counter!("daypass_accept_errors_total", "Connections that could not be accepted");
     metrics::describe_counter!("daypass_connections_cut_total", "Live connections ended because their client is no longer trusted");
+    metrics::describe_counter!(
+        "daypass_suspects_dropped_total",
+        "Handshakes with a revoked certificate that were not looked into for clones"
+    );
     metrics::describe_gauge!("daypass_live_leases", "Leases that are pending, active or revoking");
     metrics::describe_gauge!("daypass_sweep_lag_seconds", "How late the sweep is: the age of the oldest lease that is due");
     metrics::describe_counter!("daypass_swept_total", "Leases that the sweep took off, by what became of them");

@@ -16,6 +16,7 @@ use crate::{
         credential::CredentialKind,
         hex,
         lease::{Claim, Handle, Lease, LeaseId, LeaseState, LiveSecret, LiveSerial, Reach, ServerId},
+        name::CaName,
         revocation::{AwsDeny, DenyBy},
         role::RegistryAction,
     },
@@ -81,6 +82,7 @@ const CLAIMED: u64 = 4;
 const ENROLLED: u64 = 8;
 const NEXT_KEY: u64 = 16;
 const HELD_UNTIL: u64 = 32;
+const OTHER_CAS: u64 = 64;
 
 /// The lease from a record, with or without a request key.
 pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
@@ -139,6 +141,10 @@ pub fn decode(id: LeaseId, record: &[u8]) -> Result<Lease, BadRecord> {
         *next_key = Some(key);
     }
     let held_until = if flags & HELD_UNTIL != 0 { Some(input.seconds(issued)?) } else { None };
+    if flags & OTHER_CAS != 0 {
+        let Handle::X509 { serials, .. } = &mut handle else { return Err(BadRecord("it has the CAs of no certificate")) };
+        input.other_cas(serials)?;
+    }
     if !input.0.is_empty() {
         return Err(BadRecord("bytes follow its end"));
     }
@@ -207,10 +213,12 @@ impl Encoder {
     }
 
     fn rotation(&mut self, lease: &Lease) {
-        let next_key = match &lease.handle {
-            Handle::X509 { next_key, .. } => next_key.as_deref(),
-            Handle::Aws { .. } | Handle::Registry { .. } | Handle::Jwt { .. } => None,
+        let (next_key, serials) = match &lease.handle {
+            Handle::X509 { next_key, serials, .. } => (next_key.as_deref(), serials.as_slice()),
+            Handle::Aws { .. } | Handle::Registry { .. } | Handle::Jwt { .. } => (None, [].as_slice()),
         };
+        let other_cas: Vec<(usize, &CaName)> =
+            serials.iter().enumerate().filter_map(|(place, live)| Some((place, live.ca.as_ref()?))).collect();
         let bit = |set: bool, bit: u64| if set { bit } else { 0 };
         self.unsigned(
             bit(lease.renewed_at.is_some(), RENEWED)
@@ -218,7 +226,8 @@ impl Encoder {
                 | bit(lease.claim.is_some(), CLAIMED)
                 | bit(lease.enrolled, ENROLLED)
                 | bit(next_key.is_some(), NEXT_KEY)
-                | bit(lease.held_until.is_some(), HELD_UNTIL),
+                | bit(lease.held_until.is_some(), HELD_UNTIL)
+                | bit(!other_cas.is_empty(), OTHER_CAS),
         );
         if let Some(at) = lease.renewed_at {
             self.signed(at.as_millisecond());
@@ -236,6 +245,13 @@ impl Encoder {
         if let Some(at) = lease.held_until {
             self.signed(at.as_second() - lease.issued_at.as_second());
         }
+        if !other_cas.is_empty() {
+            self.unsigned(other_cas.len() as u64);
+            for (place, ca) in other_cas {
+                self.unsigned(place as u64);
+                self.text(ca.as_str());
+            }
+        }
     }
 
     fn handle(&mut self, handle: &Handle, issued: i64) {
@@ -244,7 +260,7 @@ impl Encoder {
                 self.unsigned(0);
                 self.text(ca.as_str());
                 self.unsigned(serials.len() as u64);
-                for LiveSerial { serial, not_after } in serials {
+                for LiveSerial { serial, not_after, ca: _ } in serials {
                     self.hex(serial);
                     self.signed(not_after.as_second() - issued);
                 }
@@ -393,9 +409,19 @@ impl Decoder<'_> {
         let count = self.unsigned()?;
         let mut serials = Vec::new();
         for _ in 0..count {
-            serials.push(LiveSerial { serial: self.hex()?, not_after: self.seconds(issued)? });
+            serials.push(LiveSerial { serial: self.hex()?, not_after: self.seconds(issued)?, ca: None });
         }
         Ok(Handle::X509 { ca, serials, tbs: self.hex()?, next_key: None })
+    }
+
+    /// The CAs of those certificates that another one issued than the newest.
+    fn other_cas(&mut self, serials: &mut [LiveSerial]) -> Result<(), BadRecord> {
+        for _ in 0..self.unsigned()? {
+            let place = usize::try_from(self.unsigned()?).map_err(|_| BadRecord("it has the CA of no certificate"))?;
+            let live = serials.get_mut(place).ok_or(BadRecord("it has the CA of no certificate"))?;
+            live.ca = Some(self.text()?.try_into().map_err(|_| BadRecord("its CA is no name"))?);
+        }
+        Ok(())
     }
 }
 
@@ -421,12 +447,15 @@ mod tests {
     fn handle(issued: i64) -> impl Strategy<Value = Handle> {
         let second = move |offset: i64| Timestamp::from_second(issued + offset).unwrap();
         let lives = || 0..4_000_000_000_i64;
-        let serials = prop::collection::vec(("[0-9a-f]{2,40}", lives()), 0..9);
+        let serials = prop::collection::vec(("[0-9a-f]{2,40}", lives(), prop::option::weighted(0.2, "[a-z0-9][a-z0-9-]{0,62}")), 0..9);
         let next_key = prop::option::of("([0-9a-f]{182}|[ -~]{0,9})");
         let x509 =
             ("[a-z0-9][a-z0-9-]{0,62}", serials, "([0-9a-f]{32}|[ -~]{0,9})", next_key).prop_map(move |(ca, serials, tbs, next_key)| {
-                let serials = serials.into_iter().map(|(serial, at)| LiveSerial { serial, not_after: second(at) }).collect();
-                Handle::X509 { ca: ca.parse().unwrap(), serials, tbs, next_key }
+                let live = |(serial, at, ca): (String, i64, Option<String>)| {
+                    let ca = ca.map(|ca| ca.parse().unwrap());
+                    LiveSerial { serial, not_after: second(at), ca }
+                };
+                Handle::X509 { ca: ca.parse().unwrap(), serials: serials.into_iter().map(live).collect(), tbs, next_key }
             });
         let aws = (prop::option::of(deny()), "[ -~]{0,120}", "[A-Za-z0-9=,.@_-]{2,64}", prop::option::of("[A-Z0-9]{1,40}"))
             .prop_map(|(deny, role_arn, session, key_id)| Handle::Aws { deny, role_arn, session, key_id });

@@ -58,7 +58,10 @@ impl Vend {
 
     /// Each session that is replaced takes up room on a deny list until it would have expired, and counts against no cap meanwhile.
     async fn count_replacement(&self, granted: &Granted<'_>, lease: &Lease) -> Result<()> {
-        let (Some(_), Some(request_id)) = (lease.revocation(), &granted.request.request_id) else { return Ok(()) };
+        let Some(request_id) = &granted.request.request_id else { return Ok(()) };
+        if lease.revocation().is_empty() {
+            return Ok(());
+        }
         let until = lease.expires_at.checked_add(AWS_LEEWAY).unwrap_or(Timestamp::MAX);
         for nth in 1..=MAX_REPLACEMENTS {
             if self.store.use_token(&lease.tenant, &replacement(granted.grant.identity(), request_id, nth, until)).await? {

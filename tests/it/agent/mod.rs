@@ -7,5 +7,6 @@ mod notify;
 mod publish;
 mod run;
 mod sds;
+mod socket_limits;
 mod socket_world;
 mod workload;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -49,10 +49,17 @@ pub struct World {
     pub jwts: Arc<Signer>,
     roles: BTreeMap<String, watch::Sender<Option<Arc<Fresh>>>>,
     bundle: watch::Sender<Option<Arc<Bundle>>>,
-    stop: watch::Sender<bool>,
-    serving: Mutex<Option<JoinHandle<Result<()>>>>,
-    aws_port: u16,
+    section: SocketsSection,
+    desk: Arc<Desk>,
+    serving: Mutex<Option<Serving>>,
     runtime: Runtime,
+}
+
+/// The sockets as they are served.
+struct Serving {
+    stop: watch::Sender<bool>,
+    ended: JoinHandle<Result<()>>,
+    aws_port: u16,
 }
 
 impl World {
@@ -74,12 +81,19 @@ impl World {
         section.resolve(folder.path());
         let names = roles.keys().map(String::as_str).collect();
         assert_eq!(section.faults(&names), [""; 0]);
-        let (stop, shutdown) = watch::channel(false);
         let runtime = Runtime::new().unwrap();
-        let sockets = runtime.block_on(async { Sockets::bind(section) }).unwrap();
+        let world = Self { folder, ca, jwts, roles, bundle, section, desk, serving: Mutex::default(), runtime };
+        world.start();
+        world
+    }
+
+    /// Starts the agent, again when it was stopped.
+    pub fn start(&self) {
+        let sockets = self.runtime.block_on(async { Sockets::bind(self.section.clone()) }).unwrap();
         let aws_port = sockets.aws_address().map_or(0, |address| address.port());
-        let serving = Mutex::new(Some(runtime.spawn(sockets.serve(desk, jwts.clone(), shutdown))));
-        Self { folder, ca, jwts, roles, bundle, stop, serving, aws_port, runtime }
+        let (stop, shutdown) = watch::channel(false);
+        let ended = self.runtime.spawn(sockets.serve(self.desk.clone(), self.jwts.clone(), shutdown));
+        *self.serving.lock().unwrap() = Some(Serving { stop, ended, aws_port });
     }
 
     /// A path in its folder.
@@ -89,7 +103,8 @@ impl World {
 
     /// Where a role's AWS session is.
     pub fn aws_uri(&self, role: &str) -> String {
-        format!("http://127.0.0.1:{}/creds/{role}", self.aws_port)
+        let serving = self.serving.lock().unwrap();
+        format!("http://127.0.0.1:{}/creds/{role}", serving.as_ref().expect("it runs").aws_port)
     }
 
     /// A certificate of the CA for `spiffe://example.org/<id>` and `localhost`.
@@ -126,9 +141,26 @@ impl World {
 
     /// Ends the agent; what its servers ended with.
     pub fn stop(&self) -> Result<()> {
-        self.stop.send_replace(true);
-        let serving = self.serving.lock().unwrap().take().expect("it is stopped once");
-        self.block_on(serving).unwrap()
+        let serving = self.serving.lock().unwrap().take().expect("it runs");
+        serving.stop.send_replace(true);
+        self.block_on(serving.ended).unwrap()
+    }
+
+    /// Ends the agent, which it does without an error.
+    pub fn stop_ok(&self) {
+        self.stop().expect("it ends without an error");
+    }
+
+    /// Drops what serves, without a word.
+    pub fn abort(&self) {
+        let serving = self.serving.lock().unwrap().take().expect("it runs");
+        serving.ended.abort();
+        assert!(self.block_on(serving.ended).unwrap_err().is_cancelled());
+    }
+
+    /// Its `[sockets]`.
+    pub fn section(&self) -> SocketsSection {
+        self.section.clone()
     }
 }
 
@@ -193,17 +225,23 @@ pub struct Signer {
     asked: AtomicUsize,
     /// What it says instead, if it fails.
     pub fails: Mutex<Option<Error>>,
+    hangs: AtomicBool,
 }
 
 impl Signer {
     fn new() -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        Self { key, asked: AtomicUsize::new(0), fails: Mutex::default() }
+        Self { key, asked: AtomicUsize::new(0), fails: Mutex::default(), hangs: AtomicBool::new(false) }
     }
 
     /// How often it was asked.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Does not answer from now on.
+    pub fn hang(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
     }
 
     fn jwks(&self) -> String {
@@ -227,6 +265,9 @@ impl Signer {
 impl JwtSource for Signer {
     async fn jwt(&self, role: &str, audience: &str) -> Result<JwtCredential> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if let Some(error) = self.fails.lock().unwrap().clone() {
             return Err(error);
         }

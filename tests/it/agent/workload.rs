@@ -142,12 +142,14 @@ fn a_call_without_the_header_is_refused() {
     world.put_bundle(&[&world.ca.cert]);
     let channel = world.channel("workload.sock");
     for values in [&[][..], &["false"], &["True"], &["true", "true"], &["true", "false"], &["true,true"]] {
-        let request = |()| {
+        let request = || {
             let mut request = Request::new(X509svidRequest {});
-            values.iter().for_each(|value| drop(request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap())));
+            for value in values {
+                request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap());
+            }
             request
         };
-        let refused = world.block_on(Client::new(channel.clone()).fetch_x509svid(request(()))).unwrap_err();
+        let refused = world.block_on(Client::new(channel.clone()).fetch_x509svid(request())).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{values:?}");
     }
     let mut client = Client::new(channel.clone());

@@ -40,7 +40,7 @@ pub(super) fn lease(number: u8, version: u32) -> Lease {
         enrolled: false,
         handle: Handle::X509 {
             ca: "issuing".parse().unwrap(),
-            serials: vec![LiveSerial { serial: "0a".repeat(16), not_after: at(900) }],
+            serials: vec![LiveSerial { serial: "0a".repeat(16), not_after: at(900), ca: None }],
             tbs: "00".repeat(16),
             next_key: None,
         },

@@ -44,8 +44,13 @@ const KINDS: [Kind; 7] = [Kind::Nobody, Kind::Forger, Kind::Stranger, Kind::Oper
 const UNKNOWN: [Kind; 3] = [Kind::Nobody, Kind::Forger, Kind::Stranger];
 
 /// The methods that need no authentication.
-const PUBLIC: [&str; 3] =
-    ["daypass.v1.TrustService/GetTrustBundle", "grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"];
+const PUBLIC: [&str; 5] = [
+    "daypass.v1.TrustService/GetTrustBundle",
+    "daypass.v1.TrustService/WatchTrustBundle",
+    "daypass.v1.TrustService/AcknowledgeTrustBundle",
+    "grpc.health.v1.Health/Check",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
 
 /// What is not tried here: a list of statuses and a stream of them, public as `Check` is.
 const HEALTH: [&str; 2] = ["grpc.health.v1.Health/List", "grpc.health.v1.Health/Watch"];
@@ -91,7 +96,25 @@ use About::{
 fn subjects_of(method: &str) -> &'static [About] {
     match method {
         "daypass.v1.CredentialService/Issue" | "daypass.v1.CredentialService/Explain" => &[Web, VendorClient, Push, Federate, NoRole],
-        "daypass.v1.LeaseService/Get" | "daypass.v1.LeaseService/Renew" | "daypass.v1.LeaseService/Revoke" => {
+        "daypass.v1.CredentialService/Watch" => &[
+            Web,
+            VendorClient,
+            Push,
+            Federate,
+            NoRole,
+            OperatorsLease,
+            VendorsLease,
+            JobsLease,
+            OperatorsPush,
+            JobsPush,
+            OperatorsJwt,
+            JobsJwt,
+            NoLease,
+        ],
+        "daypass.v1.CredentialService/Acknowledge"
+        | "daypass.v1.LeaseService/Get"
+        | "daypass.v1.LeaseService/Renew"
+        | "daypass.v1.LeaseService/Revoke" => {
             &[OperatorsLease, VendorsLease, JobsLease, OperatorsPush, JobsPush, OperatorsJwt, JobsJwt, NoLease]
         }
         "daypass.v1.CredentialService/WhoAmI"
@@ -122,7 +145,13 @@ fn expected(method: &str, kind: Kind, about: About) -> Code {
         Stranger => return Code::PermissionDenied,
         Operator | Vendor | Job | Branch => {}
     }
-    match (method.rsplit_once('/').unwrap().1, kind, about) {
+    // To watch is to have a new lease, or to renew one's own; what is acknowledged is one's own, too.
+    let action = match (method.rsplit_once('/').unwrap().1, about) {
+        ("Watch", Web | VendorClient | Push | Federate | NoRole) => "Issue",
+        ("Watch" | "Acknowledge", _) => "Renew",
+        (action, _) => action,
+    };
+    match (action, kind, about) {
         ("WhoAmI" | "List" | "RevokeMatching", ..) => Code::Ok,
         ("Issue", Operator | Job, Web | Push | Federate) | ("Issue", Vendor, VendorClient) => Code::Ok,
         ("Issue", Vendor | Branch, Web | Push | Federate) => Code::PermissionDenied,
@@ -251,6 +280,19 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
     };
     match method {
         "daypass.v1.CredentialService/Issue" => Credentials::new(channel).issue(request(caller, issue_request(role))).await.map(drop),
+        "daypass.v1.CredentialService/Watch" => {
+            let what = match about {
+                Web | VendorClient | Push | Federate | NoRole => v1::watch_request::What::Issue(issue_request(role)),
+                _ => v1::watch_request::What::Held(v1::HeldLease { lease_id, generation: 1, ..v1::HeldLease::default() }),
+            };
+            let watch = v1::WatchRequest { what: Some(what), next_x509: None };
+            let mut messages = Credentials::new(channel).watch(request(caller, watch)).await?.into_inner();
+            messages.message().await.map(drop)
+        }
+        "daypass.v1.CredentialService/Acknowledge" => {
+            let acknowledge = v1::AcknowledgeRequest { lease_id, generation: 1, next_x509: None };
+            Credentials::new(channel).acknowledge(request(caller, acknowledge)).await.map(drop)
+        }
         "daypass.v1.CredentialService/Explain" => {
             Credentials::new(channel).explain(request(caller, v1::ExplainRequest { role: role.to_owned() })).await.map(drop)
         }
@@ -274,6 +316,16 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
         }
         "daypass.v1.TrustService/GetTrustBundle" => {
             Trust::new(channel).get_trust_bundle(request(caller, v1::GetTrustBundleRequest {})).await.map(drop)
+        }
+        "daypass.v1.TrustService/WatchTrustBundle" => watch_bundle(&mut Trust::new(channel), caller).await.map(drop),
+        "daypass.v1.TrustService/AcknowledgeTrustBundle" => {
+            let mut trust = Trust::new(channel);
+            let (stream, watched) = watch_bundle(&mut trust, caller).await?;
+            let version = watched.bundle.unwrap_or_default().version;
+            let said = v1::AcknowledgeTrustBundleRequest { watch_id: watched.watch_id, version };
+            let answer = trust.acknowledge_trust_bundle(request(caller, said)).await.map(drop);
+            drop(stream);
+            answer
         }
         "daypass.v1.AuditService/Tail" => {
             let tail = v1::TailRequest { after_seq: 0, last: 1, follow: false };
@@ -306,6 +358,16 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
         }
         other => panic!("{other} is not in the matrix: say here how it is called"),
     }
+}
+
+/// A stream of the trust bundle, and its first message.
+async fn watch_bundle(
+    trust: &mut v1::trust_service_client::TrustServiceClient<Channel>,
+    caller: &Caller,
+) -> Result<(tonic::Streaming<v1::WatchTrustBundleResponse>, v1::WatchTrustBundleResponse), Status> {
+    let mut stream = trust.watch_trust_bundle(request(caller, v1::WatchTrustBundleRequest {})).await?.into_inner();
+    let first = stream.message().await?.expect("the bundle comes at once");
+    Ok((stream, first))
 }
 
 async fn reflect(channel: Channel, ask: MessageRequest) -> Result<MessageResponse, Status> {

@@ -120,6 +120,7 @@ impl Agent {
         made.chain_der.iter().for_each(|der| daypass::model::pem::push(&mut pem, "CERTIFICATE", der));
         std::fs::write(file("pem"), pem).unwrap();
         std::fs::write(file("key"), key).unwrap();
+        std::fs::set_permissions(file("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         self.pairs.insert(generation, Pair { cert: file("pem"), key: file("key") });
     }
 

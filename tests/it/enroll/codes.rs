@@ -1,5 +1,7 @@
 //! What a code gives, once, and what it does not.
 
+use std::sync::Arc;
+
 use daypass::{
     model::{
         SignedDuration,
@@ -7,7 +9,9 @@ use daypass::{
         event::Outcome,
         lease::{LeaseState, Serial},
         request::Input,
+        role::{RoleOwner, RoleSpec},
         secret::Secret,
+        template::Template,
     },
     store::Collection,
     vend::{CODE_PREFIX, ENROLLMENT_REFUSED, MAX_OPEN_ENROLLMENTS, NewEnrollment},
@@ -117,8 +121,11 @@ async fn a_request_that_is_no_good_leaves_the_code_as_good_as_it_was() {
     let redeem = |input| world.servers[0].enrollments.redeem(&origin, &created.code, input);
     assert_eq!(failed(redeem(Input::None).await).code(), Code::InvalidRequest);
     assert_eq!(failed(redeem(Input::X509 { csr_der: b"nonsense".to_vec() }).await).code(), Code::InvalidCsr);
-    world.reload(|catalog| drop(catalog.roles.remove(&"agent".parse().unwrap())));
-    assert_eq!(failed(redeem(Key::new().csr()).await).code(), Code::RoleNotFound, "the role is gone by now");
+    world.reload(|catalog| {
+        let role = catalog.roles.get_mut(&"agent".parse().unwrap()).unwrap();
+        Arc::make_mut(role).owner = RoleOwner::Tenant("ops".parse().unwrap());
+    });
+    assert_eq!(failed(redeem(Key::new().csr()).await).code(), Code::RoleNotFound, "the role is another tenant's by now");
     world.reload(|_| {});
     assert!(redeem(Key::new().csr()).await.is_ok());
 }
@@ -126,7 +133,9 @@ async fn a_request_that_is_no_good_leaves_the_code_as_good_as_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn codes_are_listed_and_taken_back_by_those_who_might_have_made_them() {
     let world = World::on_sqlite();
-    let (first, second) = (world.create("acme").await.enrollment, world.create("ops").await.enrollment);
+    let first = world.create("acme").await.enrollment;
+    world.clock.forward(SignedDuration::from_millis(1));
+    let second = world.create("ops").await.enrollment;
     let server = &world.servers[1].enrollments;
     let ids = |found: Vec<daypass::model::enrollment::Enrollment>| found.into_iter().map(|one| one.id).collect::<Vec<_>>();
     assert_eq!(ids(server.list(&operator(), None).await.unwrap()), [first.id, second.id]);
@@ -252,4 +261,33 @@ async fn an_agent_uses_its_identity_as_any_certificate() {
     // A lease that is no identity may be renewed with the agent's next certificate.
     let (_, next) = world.renew(&agent, issued.lease.id, None).await.unwrap();
     assert!(world.renew(&next, web.lease.id, None).await.is_ok());
+}
+
+/// Under another name the lease would be nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_says_the_name_that_the_certificate_has_or_nothing() {
+    let world = World::on_sqlite();
+    let (lease, first) = world.agent("acme").await;
+    let (renewed, second) = world.renew(&first, lease.id, None).await.unwrap();
+    assert_eq!(renewed.subject, lease.subject);
+    assert_eq!(second.identity.subject(), first.identity.subject());
+    let rename = |uri: &'static str, enrollment: bool| {
+        world.reload(|catalog| {
+            let role = Arc::make_mut(catalog.roles.get_mut(&"agent".parse().unwrap()).unwrap());
+            let RoleSpec::X509(spec) = &mut role.spec else { panic!("no certificate") };
+            spec.uri_sans = vec![Template::parse_for_enrollment(uri).unwrap()];
+            spec.enrollment = enrollment;
+        });
+    };
+    for (uri, enrollment) in [
+        ("spiffe://dev/machine/{tenant}/{enrollment.name}", true),
+        ("spiffe://dev/agent/{tenant}/{enrollment.name}/x", true),
+        ("spiffe://dev/agent/{tenant}/other", true),
+        ("spiffe://dev/agent/{tenant}/scanner", false),
+    ] {
+        rename(uri, enrollment);
+        assert_eq!(failed(world.renew(&second, lease.id, None).await).code(), Code::NotRenewable, "{uri}");
+    }
+    rename("spiffe://dev/agent/{tenant}/scanner", true);
+    assert!(world.renew(&second, lease.id, None).await.is_ok(), "the same name, written another way");
 }

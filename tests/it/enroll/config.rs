@@ -57,6 +57,8 @@ fn what_nobody_would_take_is_a_fault() {
         (with("{enrollment.name}", "{claims.repository_id}"), "has no claims"),
         (with("enrollment = true\n", ""), "{enrollment.name} stands in the names of roles for first identities only"),
         (with("{enrollment.name}", "{enrollment.nmae}"), "is no placeholder"),
+        (with("{enrollment.name}", "{enrollment.name}/{enrollment.name}"), "and there once"),
+        (with("/{enrollment.name}\"]", "/x\"]\ncommon_name = \"{enrollment.name}\""), "and there once"),
     ] {
         assert!(faults.iter().any(|fault| fault.contains(says)), "{says}: {faults:#?}");
     }

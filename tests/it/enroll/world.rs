@@ -145,7 +145,8 @@ impl World {
     pub async fn try_create(&self, call: &Call, role: &str, tenant: &str, name: Option<&str>) -> Result<CreatedEnrollment> {
         let name = name.map(|name| name.parse().unwrap());
         let new = NewEnrollment { tenant: tenant.parse().unwrap(), role: role.parse().unwrap(), name, ttl: None };
-        self.servers[0].enrollments.create(call, new).await
+        let call = Call { origin: origin("EnrollmentService/Create"), ..call.clone() };
+        self.servers[0].enrollments.create(&call, new).await
     }
 
     pub async fn redeem(&self, code: &Secret, key: &Key) -> Result<Issued> {

@@ -1,7 +1,14 @@
 //! The keys of the service: rings, sealing, CAs and signers that rotate.
 
 pub mod admin;
+mod ca_config;
+mod ca_handshakes;
+mod ca_leases;
+mod ca_server;
+mod ca_world;
 mod rings;
+mod sealed;
+mod server;
 mod servers;
 mod sharing;
 

@@ -76,7 +76,7 @@ pub fn lease_at(issued_at: Timestamp, tenant: &str, role: &str, subject: &str) -
         enrolled: false,
         handle: Handle::X509 {
             ca: ca(),
-            serials: vec![LiveSerial { serial: hex(clock::random()), not_after: expires_at }],
+            serials: vec![LiveSerial { serial: hex(clock::random()), not_after: expires_at, ca: None }],
             tbs: hex(clock::random()),
             next_key: None,
         },
@@ -129,7 +129,7 @@ pub fn of_every_kind() -> Vec<Lease> {
 
 /// The lists of those of them that have one, each once, in order.
 pub fn lists_of_every_kind() -> Vec<RevocationList> {
-    let lists: BTreeSet<RevocationList> = of_every_kind().iter().filter_map(Lease::revocation).map(|(list, _)| list).collect();
+    let lists: BTreeSet<RevocationList> = of_every_kind().iter().flat_map(Lease::revocation).map(|(list, _)| list).collect();
     lists.into_iter().collect()
 }
 

@@ -9,6 +9,7 @@ use daypass::{
         error::{Code, Error},
         identity::Identity,
         lease::{Handle, Lease, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
+        name::CaName,
         request::Input,
         revocation::RevokedSerial,
         role::{Role, X509Role},
@@ -45,7 +46,7 @@ fn dates_are_as_the_lease_says() {
     assert_eq!(ca, *WORLD.authority.name());
     assert_eq!(
         serials,
-        [LiveSerial { serial: leaf.raw_serial().iter().map(|b| format!("{b:02x}")).collect(), not_after: minted.expires_at }]
+        [LiveSerial { serial: leaf.raw_serial().iter().map(|b| format!("{b:02x}")).collect(), not_after: minted.expires_at, ca: None }]
     );
 }
 
@@ -85,6 +86,7 @@ fn handle(ca: &str, ends: &[i64]) -> Handle {
     let serial = |(position, end): (usize, &i64)| LiveSerial {
         serial: format!("{:032x}", position + 1),
         not_after: Timestamp::from_second(now().as_second() + end).unwrap(),
+        ca: None,
     };
     Handle::X509 { ca: ca.parse().unwrap(), serials: ends.iter().enumerate().map(serial).collect(), tbs: String::new(), next_key: None }
 }
@@ -115,9 +117,19 @@ fn a_renewal_stops_at_the_most_serials() {
 }
 
 #[test]
-fn a_renewal_does_not_change_the_ca_over_living_serials() {
-    assert_eq!(renew(&handle("other", &[60])).unwrap_err().code(), Code::NotRenewable);
-    assert_eq!(serials(&renew(&handle("other", &[-60])).unwrap()).len(), 1);
+fn a_renewal_under_another_ca_keeps_the_serials_with_their_own() {
+    let renewed = renew(&handle("other", &[-60, 30, 60])).unwrap();
+    let Handle::X509 { ca, serials: live, .. } = &renewed else { panic!("no certificate") };
+    assert_eq!(ca.as_str(), "main");
+    let cas: Vec<Option<&str>> = live.iter().map(|live| live.ca.as_ref().map(CaName::as_str)).collect();
+    assert_eq!(cas, [Some("other"), Some("other"), None]);
+    // Back again: what another CA issued is then this one's.
+    let back: Vec<LiveSerial> =
+        live.iter().map(|one| LiveSerial { ca: one.ca.is_none().then(|| "main".parse().unwrap()), ..one.clone() }).collect();
+    let back = Handle::X509 { ca: "other".parse().unwrap(), serials: back, tbs: String::new(), next_key: None };
+    let Handle::X509 { serials: live, .. } = renew(&back).unwrap() else { panic!("no certificate") };
+    let cas: Vec<Option<&str>> = live.iter().map(|live| live.ca.as_ref().map(CaName::as_str)).collect();
+    assert_eq!(cas, [Some("other"), Some("other"), None, None]);
 }
 
 #[test]

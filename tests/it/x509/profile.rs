@@ -103,7 +103,7 @@ fn check(der: &[u8], spec: &X509Role, pair: &KeyPair, at: Timestamp, expires_at:
     prop_assert!(rest.is_empty());
     prop_assert!(leaf.verify_signature(Some(issuing.public_key())).is_ok());
     prop_assert_eq!(leaf.version(), X509Version::V3);
-    prop_assert!(leaf.raw_serial().len() == 16 && leaf.raw_serial()[0] < 0x80 && leaf.raw_serial()[0] > 0);
+    prop_assert!(leaf.raw_serial().len() == 20 && leaf.raw_serial()[0] < 0x80 && leaf.raw_serial()[0] > 0);
     prop_assert_eq!(leaf.issuer().as_raw(), issuing.subject().as_raw());
     prop_assert_eq!(leaf.public_key().raw, pair.subject_public_key_info());
     let (start, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());

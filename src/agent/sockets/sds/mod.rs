@@ -12,6 +12,8 @@
 mod secret;
 mod subscription;
 
+pub use subscription::{MAX_NAME, MAX_NAMES};
+
 use futures::{
     StreamExt,
     stream::{self, BoxStream},

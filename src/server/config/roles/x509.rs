@@ -90,6 +90,13 @@ impl Reader {
         if !section.ext_key_usage.contains(&ExtKeyUsage::ClientAuth) {
             self.fault(line, format!("role {name}: a role with enrollment = true needs the ext_key_usage client_auth"));
         }
+        // It must be read back from the certificate at each renewal, and tell two agents apart.
+        let names = |source: &String| source.matches("{enrollment.name}").count();
+        let in_uri: usize = section.uri_sans.iter().map(names).sum();
+        let elsewhere: usize = section.common_name.iter().chain(&section.dns_sans).map(names).sum();
+        if in_uri > 1 || (elsewhere > 0 && in_uri == 0) {
+            self.fault(line, format!("role {name}: {{enrollment.name}} stands in the URI of uri_sans, and there once"));
+        }
         let domain = match section.uri_sans.as_slice() {
             [uri] => uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next()),
             _ => None,

@@ -1,0 +1,203 @@
+//! What a running service does with a CA that rotates: CRLs of every state, two servers, its own certificate.
+
+use std::{fs, process::Command, time::Duration};
+
+use daypass::proto::v1::{AcknowledgeTrustBundleRequest, KeyState, WatchTrustBundleRequest};
+use serde_json::Value;
+
+use super::ca_world::{Follower, SPREAD, Under, bundle, ca, ca_ok, crl, rotating, states, trust};
+use crate::{
+    e2e::{
+        two_servers::Second,
+        wire::{block_on, client},
+        world::{Caller, World},
+    },
+    support::{
+        parts::{
+            openssl::{REVOKED, openssl, openssl_ok, to_pem, verify},
+            run, wait_until,
+        },
+        redis::Redis,
+    },
+};
+
+/// The common name of a certificate's issuer.
+fn issuer(world: &World, cert: &std::path::Path) -> String {
+    let shown = openssl_ok(world.dir(), ["x509", "-noout", "-issuer", "-nameopt", "multiline", "-in", cert.to_str().unwrap()]).text();
+    shown.lines().find_map(|line| line.split_once("commonName").map(|(_, name)| name.trim_start_matches([' ', '=']).to_owned())).unwrap()
+}
+
+fn revoke(world: &World, issued: &Value) {
+    let revoked = world.cli(&world.operator(), ["lease", "revoke", issued["lease"]["id"].as_str().unwrap()]);
+    assert_eq!(revoked.code, 0, "{revoked:?}");
+}
+
+#[test]
+fn crls_of_every_state_are_served_and_each_names_its_own() {
+    let world = rotating(None, Under::Root);
+    let (old, old_pair) = world.issue(&world.operator(), "web", "old");
+    assert_eq!(issuer(&world, &old_pair.cert), "issuing-1");
+    ca_ok(&world, &["prepare", "issuing"]);
+    let prepared = crl(world.http, "issuing-2");
+    assert!(!prepared.is_empty(), "its CRL is out before it signs");
+    assert!(!ca(&world, &["activate", "issuing"]).ok, "nobody has had the time to take it up");
+    ca_ok(&world, &["activate", "issuing", "--force"]);
+    let (new, new_pair) = world.issue(&world.operator(), "web", "new");
+    assert_eq!(issuer(&world, &new_pair.cert), "issuing-2");
+    ca_ok(&world, &["prepare", "issuing"]);
+
+    revoke(&world, &old);
+    let verdict = |pair: &crate::support::parts::openssl::Pair, ca: &str| {
+        let (root_list, list, lists) = (world.file("root.crl.pem"), world.file("one.crl.pem"), world.file("lists.pem"));
+        to_pem("crl", &crl(world.http, "root-issuing"), &root_list);
+        to_pem("crl", &crl(world.http, ca), &list);
+        fs::write(&lists, fs::read_to_string(root_list).unwrap() + &fs::read_to_string(list).unwrap()).unwrap();
+        verify(&pair.cert, &world.file("ca.pem"), Some(&pair.cert), Some(&lists))
+    };
+    assert!(verdict(&old_pair, "issuing-1").all().contains(REVOKED), "{}", verdict(&old_pair, "issuing-1").all());
+    assert!(verdict(&new_pair, "issuing-2").ok, "{}", verdict(&new_pair, "issuing-2").all());
+    let text = |name: &str| {
+        let path = world.file("shown.crl");
+        fs::write(&path, crl(world.http, name)).unwrap();
+        openssl(world.dir(), ["crl", "-inform", "der", "-noout", "-text", "-in", path.to_str().unwrap()]).text()
+    };
+    let entries = |name: &str| text(name).matches("Serial Number:").count();
+    assert_eq!([entries("issuing-1"), entries("issuing-2"), entries("issuing-3")], [1, 0, 0]);
+    revoke(&world, &new);
+    wait_until(SPREAD, "the new one's CRL names it", || (entries("issuing-2") == 1).then_some(()));
+    assert_eq!([entries("issuing-1"), entries("issuing-3")], [1, 0]);
+
+    // A key that is taken out is gone everywhere.
+    ca_ok(&world, &["retire", "issuing-1"]);
+    wait_until(SPREAD, "the CRL of a CA that is gone is gone", || {
+        world.get("/crl/issuing-1.crl").is_some_and(|got| got.0 == 404).then_some(())
+    });
+    assert_eq!(world.get("/crl/issuing.crl").unwrap().0, 404, "the configured name is no authority's");
+}
+
+#[test]
+fn two_servers_have_one_state_and_take_each_others_clients() {
+    let redis = Redis::start();
+    let world = rotating(Some(redis.url()), Under::Itself);
+    let second = Second::start(&world);
+    block_on(async {
+        let mut trust = trust(&world).await;
+        let at_second = |path: &str| run(Command::new("curl").args(["-fsS", &format!("http://127.0.0.1:{}{path}", second.http)]));
+        let (_, old) = world.issue(&world.vendor(), "vendor-client", "old");
+        assert_eq!(second.cli(&world, &Caller::pair(old.clone()), &["whoami"]).0, Some(0), "a client of the active key");
+        ca_ok(&world, &["prepare", "issuing"]);
+        crl(second.http, "issuing-2");
+        assert_eq!(states(&bundle(&mut trust).await)["issuing-2"], KeyState::Prepared);
+        ca_ok(&world, &["activate", "issuing", "--force"]);
+        let (issued, new) = world.issue(&world.vendor(), "vendor-client", "new");
+        for (pair, what) in [(&old, "retired"), (&new, "new")] {
+            assert_eq!(
+                second.cli(&world, &Caller::pair(pair.clone()), &["whoami"]).0,
+                Some(0),
+                "a client of the {what} key, without a restart"
+            );
+        }
+        let names = |text: String| {
+            let mut names: Vec<String> = text.split("-----BEGIN").map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        wait_until(SPREAD, "both servers show one bundle", || {
+            let second = at_second("/ca.pem").text();
+            (names(second) == names(String::from_utf8(world.fetch("/ca.pem")).unwrap())).then_some(())
+        });
+        revoke(&world, &issued);
+        wait_until(SPREAD, "the second refuses who the first has revoked", || {
+            (second.cli(&world, &Caller::pair(new.clone()), &["whoami"]).0 == Some(3)).then_some(())
+        });
+        assert_eq!(second.cli(&world, &Caller::pair(old.clone()), &["whoami"]).0, Some(0), "and nobody else");
+    });
+}
+
+#[test]
+fn a_key_waits_for_everybody_who_watches() {
+    let world = rotating(None, Under::Itself);
+    block_on(async {
+        let attentive = Follower::start(trust(&world).await, true).await;
+        let silent = Follower::start(trust(&world).await, false).await;
+        let before = attentive.bundle.borrow().version.clone();
+        ca_ok(&world, &["prepare", "issuing"]);
+        let both = [("issuing-1", KeyState::Active), ("issuing-2", KeyState::Prepared)];
+        let prepared = attentive.until(&both).await;
+        assert!(prepared.version != before && prepared.version.len() == 32, "{}", prepared.version);
+        // Several looks of the server, in none of which it may sign.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(states(&attentive.bundle.borrow())["issuing-2"], KeyState::Prepared, "one of two has not said that it has it");
+        drop(silent);
+        attentive.until(&[("issuing-1", KeyState::Retired), ("issuing-2", KeyState::Active)]).await;
+
+        let mut client = trust(&world).await;
+        let mut stream = client.watch_trust_bundle(WatchTrustBundleRequest {}).await.unwrap().into_inner();
+        let first = stream.message().await.unwrap().unwrap();
+        let version = first.bundle.unwrap().version;
+        assert_eq!(version, attentive.bundle.borrow().version);
+        for (watch_id, version, says) in
+            [("0".repeat(32), version.clone(), "no such stream"), (first.watch_id.clone(), "0".repeat(32), "no such version")]
+        {
+            let refused = client.acknowledge_trust_bundle(AcknowledgeTrustBundleRequest { watch_id, version }).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains(says), "{refused}");
+        }
+    });
+    assert!(world.metrics().contains("daypass_bundle_watches"));
+}
+
+#[test]
+fn the_servers_own_certificate_follows_its_ca_under_live_connections() {
+    let mut world = rotating(None, Under::Root);
+    world.stop();
+    let files = "certificate = \"pki/server.pem\"\nkey = \"pki/server.key\"\n";
+    let own = "certificate_from = { ca = \"issuing\", names = [\"localhost\", \"127.0.0.1\"], life = \"1m\" }\n";
+    world.edit("daypass.toml", files, own);
+    world.start_again();
+    let shown = || {
+        let address = format!("127.0.0.1:{}", world.grpc);
+        let ca = world.file("ca.pem");
+        let args = ["s_client", "-connect", &address, "-alpn", "h2", "-verify_return_error", "-verify_hostname", "localhost", "-CAfile"];
+        let said = run(Command::new("openssl").args(args).arg(&ca).stdin(std::process::Stdio::null()));
+        assert!(said.text().contains("Verify return code: 0 (ok)"), "{}", said.all());
+        let leaf = world.file("shown.pem");
+        let text = said.text();
+        let (from, to) = (text.find("-----BEGIN").unwrap(), text.find("-----END CERTIFICATE-----").unwrap());
+        fs::write(&leaf, &text[from..to + "-----END CERTIFICATE-----\n".len()]).unwrap();
+        let serial = openssl_ok(world.dir(), ["x509", "-noout", "-serial", "-in", leaf.to_str().unwrap()]).text();
+        (serial.trim().trim_start_matches("serial=").to_lowercase(), issuer(&world, &leaf))
+    };
+    let (first, authority) = shown();
+    assert_eq!(authority, "issuing-1");
+    block_on(async {
+        // One connection through all of it.
+        let mut live = client(&world, &world.operator());
+        let mut whoami = async || live.who_am_i().await.unwrap();
+        whoami().await;
+        ca_ok(&world, &["prepare", "issuing"]);
+        crl(world.http, "issuing-2");
+        ca_ok(&world, &["activate", "issuing", "--force"]);
+        let second = wait_until(SPREAD, "the server shows a certificate of the new key", || {
+            let (serial, authority) = shown();
+            (authority == "issuing-2").then_some(serial)
+        });
+        assert_ne!(first, second);
+        whoami().await;
+        let third = wait_until(Duration::from_secs(45), "and another one at half of its life", || {
+            let (serial, _) = shown();
+            (serial != second).then_some(serial)
+        });
+        whoami().await;
+        let told: Vec<String> = world
+            .records()
+            .iter()
+            .filter(|record| record["method"] == "server/certificate")
+            .map(|record| record["detail"][0].as_str().unwrap().to_owned())
+            .collect();
+        for serial in [&first, &second, &third] {
+            assert!(told.iter().any(|told| told.contains(serial.as_str())), "{serial} is not on record: {told:?}");
+        }
+    });
+    assert!(world.metrics().contains("daypass_own_certificate_seconds_left"));
+}

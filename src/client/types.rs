@@ -152,6 +152,17 @@ pub struct TrustBundle {
     pub roots_der: Vec<Vec<u8>>,
     /// The keys that sign JWTs, as a JWKS; empty when there are none.
     pub jwks: String,
+    /// The same roots by the configured name of their CA. A CA that rotates has more than one.
+    pub cas: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+impl TrustBundle {
+    /// The roots of the CAs that one of `own` is a root of, those of their next keys among them. Roots of the service's other CAs are
+    /// none: who trusts one CA has not said that it trusts another.
+    pub fn roots_beside<'a>(&'a self, own: &'a [Vec<u8>]) -> impl Iterator<Item = &'a Vec<u8>> {
+        let same = self.cas.values().filter(|roots| roots.iter().any(|root| own.contains(root)));
+        same.flatten().filter(|root| !own.contains(root))
+    }
 }
 
 /// A lease with its new credential.

@@ -6,7 +6,8 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     desk::Bundle,
-    keeper::{Connect, FIRST_PAUSE, KeeperStatus, LONGEST_PAUSE, Standing},
+    keeper::{Connect, FIRST_PAUSE, KeeperStatus, LONGEST_PAUSE},
+    standing::Standing,
 };
 use crate::client::error::Result;
 

@@ -16,6 +16,7 @@ use super::{
     desk::{Bundle, Fresh},
     identity::Identity,
     kept::{Asked, Held, KeptRole, StateDir},
+    standing::Standing,
 };
 use crate::{
     client::{
@@ -52,38 +53,6 @@ pub trait Connect: Send + Sync {
     /// The agent's own identity, where it is one that renews itself.
     fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
         None
-    }
-}
-
-/// How long a client may be used: until the agent has another identity. A handshake with the one before, once the new one is acknowledged,
-/// would be taken for a clone's, and cost the agent its identity.
-pub struct Standing(Option<(watch::Receiver<Arc<Identity>>, u32)>);
-
-impl Standing {
-    /// Of a client that is made after this.
-    pub fn of(server: &dyn Connect) -> Self {
-        Self(server.identity().map(|identity| {
-            let generation = identity.borrow().kept.generation;
-            (identity, generation)
-        }))
-    }
-
-    /// Whether the client may still be used.
-    pub fn holds(&self) -> bool {
-        self.0.as_ref().is_none_or(|(identity, generation)| identity.borrow().kept.generation == *generation)
-    }
-
-    /// Resolves when it may not any more.
-    pub async fn ends(&mut self) {
-        match &mut self.0 {
-            Some((identity, generation)) => {
-                let generation = *generation;
-                if identity.wait_for(|identity| identity.kept.generation != generation).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            None => std::future::pending().await,
-        }
     }
 }
 

@@ -307,6 +307,8 @@ pub enum Change {
         expires_at: Timestamp,
         /// Where to find it.
         handle: Handle,
+        /// The generation whose certificate its holder showed, where that is known: it has that one, as if it had acknowledged it.
+        shown: Option<u32>,
     },
     /// A revocation, acknowledged at this time.
     BeginRevoke {
@@ -385,13 +387,20 @@ impl Lease {
             }
             Change::Acknowledge { generation, next_key } => {
                 self.must_be_active("be acknowledged")?;
+                if self.enrolled && generation > self.acknowledged && generation != self.generation {
+                    return Err(IllegalChange { state: self.state, change: "have another generation acknowledged than its newest" });
+                }
                 next.acknowledged = self.acknowledged.max(generation.min(self.generation));
                 next.give_key(next_key);
             }
-            Change::Renew { at, expires_at, handle } => {
+            Change::Renew { at, expires_at, handle, shown } => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });
                 }
+                if shown.is_some_and(|shown| !self.may_be_shown(shown)) {
+                    return Err(IllegalChange { state: self.state, change: "be renewed by who shows that generation" });
+                }
+                next.acknowledged = self.acknowledged.max(shown.unwrap_or(0));
                 next.expires_at = whole_second(expires_at).min(self.renew_until);
                 next.live_until = next.accepted_until();
                 next.handle = handle;
@@ -480,6 +489,15 @@ impl Lease {
         }
         lists.retain(|_, entries| !entries.is_empty());
         lists
+    }
+
+    /// Whether the holder of an enrolled lease may show the certificate of this generation: the newest, or the one that it acknowledged.
+    ///
+    /// A renewal acknowledges the generation that it was asked for with, and no other can be acknowledged than the newest. So each one that is
+    /// newer than what was acknowledged was made for who showed just that, and had none of the others: it comes back for another one when an
+    /// answer was lost. Who shows one in between got an answer that the other one never had, and is another holder.
+    pub fn may_be_shown(&self, generation: u32) -> bool {
+        generation == self.generation || generation == self.acknowledged
     }
 
     /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.

@@ -118,7 +118,7 @@ fn held(seed: [u8; 10], life: i64) -> Lease {
 }
 
 fn renewed(lease: &Lease, at: Timestamp, expires_at: Timestamp) -> Lease {
-    lease.apply(Change::Renew { at, expires_at, handle: lease.handle.clone() }).unwrap()
+    lease.apply(Change::Renew { at, expires_at, handle: lease.handle.clone(), shown: None }).unwrap()
 }
 
 #[test]

@@ -193,6 +193,7 @@ impl Vend {
         let mut event = Self::done_by(call, &grant, &lease, None, now);
         event.detail.push("the credential before it never reached its holder".to_owned());
         self.record(vec![event]).await?;
+        self.supersede(&lease).await?;
         Ok(Watched { lease, credential: Some(credential), now })
     }
 

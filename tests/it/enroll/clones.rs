@@ -65,6 +65,41 @@ async fn an_older_certificate_that_still_gets_in_is_a_clones() {
     assert_eq!(found.actor.unwrap().subject, "spiffe://dev/agent/acme/scanner");
 }
 
+/// A thief who acknowledges nothing, and renews in the moment between the holder's renewal and its acknowledgement, has the newest certificate
+/// beside the one that is acknowledged: it must not go on so unseen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_renews_before_the_acknowledgement_is_found_at_it() {
+    for world in [Heart::on_sqlite(), Heart::on_redis()] {
+        let (lease, first) = world.agent("acme").await;
+        let (_, held) = world.renew(&first, lease.id, Some(1)).await.unwrap();
+        let (_, stolen) = world.renew(&first, lease.id, None).await.unwrap();
+        let error = failed(world.servers[1].vend.acknowledge(&held, lease.id, 2, None).await);
+        assert_eq!(error.code(), Code::GenerationSuperseded, "{error}");
+        assert!(matches!(world.stored(lease.id).await.state, LeaseState::Revoking | LeaseState::Revoked));
+        assert_eq!(failed(world.renew(&stolen, lease.id, None).await).code(), Code::LeaseState, "both lose it");
+        assert_eq!(world.revoked().await.len(), 3);
+    }
+}
+
+/// The same where the holder acknowledges nothing at all: what each shows when it renews is what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_acknowledges_what_it_was_asked_for_with() {
+    let world = Heart::on_sqlite();
+    let (lease, first) = world.agent("acme").await;
+    // An answer that was lost, twice: nobody has what it held.
+    for _ in 0..2 {
+        world.renew(&first, lease.id, Some(1)).await.unwrap();
+    }
+    let (_, fourth) = world.renew(&first, lease.id, Some(1)).await.unwrap();
+    assert!(world.revoked().await.is_empty());
+    let (fifth, call) = world.renew(&fourth, lease.id, Some(4)).await.unwrap();
+    assert_eq!((fifth.generation, fifth.acknowledged), (5, 4));
+    assert_eq!(world.revoked().await.len(), 3, "what nobody uses any more");
+    world.servers[1].vend.acknowledge(&call, lease.id, 4, None).await.unwrap();
+    world.servers[1].vend.acknowledge(&call, lease.id, 5, None).await.unwrap();
+    assert_eq!(failed(world.renew(&first, lease.id, None).await).code(), Code::GenerationSuperseded);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_of_handshakes_is_looked_into() {
     let world = Heart::on_sqlite();

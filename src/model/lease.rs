@@ -287,7 +287,7 @@ pub enum Change {
     TakeUp {
         /// The server.
         by: ServerId,
-        /// When. An earlier claim that has not lapsed stays as long as it says: what that one is making may still come.
+        /// When. An earlier claim that has not lapsed stays ([`Claim::lapses_by`]): what that one is making may still come.
         at: Timestamp,
         /// As in [`Handle::X509`].
         next_key: Option<String>,
@@ -381,7 +381,7 @@ impl Lease {
             }
             Change::TakeUp { by, at, next_key } => {
                 self.must_be_active("be taken up")?;
-                let until = self.claim.map_or(at, |claim| claim.until.max(at));
+                let until = self.claim.map_or(at, |claim| claim.lapses_by(at));
                 next.claim = Some(Claim { by, until });
                 next.give_key(next_key);
             }

@@ -166,7 +166,7 @@ impl Vend {
         };
 
         // 5. Whoever was making the next one before may still do so.
-        let free = rival.filter(|claim| claim.is_live(now)).map_or(now, |claim| claim.until);
+        let free = rival.map_or(now, |claim| claim.lapses_by(now));
         let due = first_look(&first.lease).max(free);
         Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
     }

@@ -4,11 +4,13 @@ use std::{collections::HashMap, time::Duration};
 
 use daypass::{
     client::{Client, csr, types::Issued},
-    model::{error::Code, event::Outcome, lease::LeaseState, role::OnClone},
+    model::{error::Code, event::Outcome, lease::LeaseState, request::Input, role::OnClone},
+    vend::{HeldLease, WatchRequest, WatchWhat},
 };
+use futures::StreamExt;
 use serde_json::Value;
 
-use super::world::{World as Heart, caller, failed, origin, peer};
+use super::world::{Key, World as Heart, caller, failed, origin, peer};
 use crate::{
     e2e::{
         two_servers::Second,
@@ -98,6 +100,24 @@ async fn a_renewal_acknowledges_what_it_was_asked_for_with() {
     world.servers[1].vend.acknowledge(&call, lease.id, 4, None).await.unwrap();
     world.servers[1].vend.acknowledge(&call, lease.id, 5, None).await.unwrap();
     assert_eq!(failed(world.renew(&first, lease.id, None).await).code(), Code::GenerationSuperseded);
+}
+
+/// A stream makes no certificate after one of which nobody has said that it has it: there would be two that were made for the same holder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_the_acknowledgement_of_what_it_gave() {
+    let world = Heart::on_sqlite();
+    let (lease, first) = world.agent("acme").await;
+    let Input::X509 { csr_der } = Key::new().csr() else { panic!("no CSR") };
+    let what = WatchWhat::Held(HeldLease { id: lease.id, generation: 1, ttl: None, input: Input::None });
+    let vend = &world.servers[0].vend;
+    let mut watched = vend.watch(&first, WatchRequest { what, next_csr: Some(csr_der) }).await.unwrap();
+    assert_eq!(watched.stream.next().await.unwrap().unwrap().lease.generation, 1);
+    world.clock.forward(lease.rotation().unwrap().start.duration_since(vend.now()));
+    assert_eq!(vend.rotate_due().await.unwrap(), 1);
+    assert_eq!(world.stored(lease.id).await.generation, 1);
+    vend.acknowledge(&first, lease.id, 1, None).await.unwrap();
+    assert_eq!(vend.rotate_due().await.unwrap(), 1);
+    assert_eq!(watched.stream.next().await.unwrap().unwrap().lease.generation, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -198,7 +198,7 @@ pub enum Change {
     TakeUp {
         /// The server.
         by: ServerId,
-        /// When. An earlier claim that has not lapsed stays as long as it says: what that one is making may still come.
+        /// When. An earlier claim that has not lapsed stays ([`Claim::lapses_by`]): what that one is making may still come.
         at: Timestamp,
         /// As in [`Handle::X509`].
         next_key: Option<String>,
@@ -218,6 +218,8 @@ pub enum Change {
         expires_at: Timestamp,
         /// Where to find it.
         handle: Handle,
+        /// The generation whose certificate its holder showed, where that is known: it has that one, as if it had acknowledged it.
+        shown: Option<u32>,
     },
     /// A revocation, acknowledged at this time.
     BeginRevoke {
@@ -290,19 +292,26 @@ impl Lease {
             }
             Change::TakeUp { by, at, next_key } => {
                 self.must_be_active("be taken up")?;
-                let until = self.claim.map_or(at, |claim| claim.until.max(at));
+                let until = self.claim.map_or(at, |claim| claim.lapses_by(at));
                 next.claim = Some(Claim { by, until });
                 next.give_key(next_key);
             }
             Change::Acknowledge { generation, next_key } => {
                 self.must_be_active("be acknowledged")?;
+                if self.enrolled && generation > self.acknowledged && generation != self.generation {
+                    return Err(IllegalChange { state: self.state, change: "have another generation acknowledged than its newest" });
+                }
                 next.acknowledged = self.acknowledged.max(generation.min(self.generation));
                 next.give_key(next_key);
             }
-            Change::Renew { at, expires_at, handle } => {
+            Change::Renew { at, expires_at, handle, shown } => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });
                 }
+                if shown.is_some_and(|shown| !self.may_be_shown(shown)) {
+                    return Err(IllegalChange { state: self.state, change: "be renewed by who shows that generation" });
+                }
+                next.acknowledged = self.acknowledged.max(shown.unwrap_or(0));
                 next.expires_at = whole_second(expires_at).min(self.renew_until);
                 next.live_until = next.accepted_until();
                 next.handle = handle;

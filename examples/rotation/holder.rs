@@ -42,8 +42,15 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const ACK_TRIES: usize = 10;
 
-/// The longest pause before a lease is taken up elsewhere. Each holder draws its own below it.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause before a lease is taken up elsewhere: this part of its credential's life, and this at least. Each holder draws its
+/// own below it, so that those of a dead server do not all come to the next one at once; it doubles with each stream that fails at once,
+/// a few times.
+const PAUSE_PART: u32 = 40;
+const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
+const DOUBLINGS: u32 = 3;
+
+/// Between two tries of what was refused or not answered.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// All holders.
 pub struct Fleet {
@@ -67,6 +74,8 @@ struct Holder {
     number: usize,
     shared: Arc<Shared>,
     held: Option<Held>,
+    /// Streams in a row that were lost before their first message.
+    losses: u32,
     /// The key of the next certificate, whose request the server has or gets.
     next: Csr,
 }
@@ -109,7 +118,7 @@ impl Fleet {
     pub fn start(&self, holders: &mut Holders, numbers: Range<usize>) {
         for number in numbers {
             let shared = self.shared.clone();
-            holders.spawn(async move { Holder { number, next: key()?, held: None, shared }.hold().await });
+            holders.spawn(async move { Holder { number, next: key()?, held: None, losses: 0, shared }.hold().await });
         }
     }
 
@@ -173,12 +182,13 @@ impl Holder {
                 End::Over => return Ok(()),
                 End::Lost(lost, why) => {
                     *self.shared.tally().lost_streams.entry(why).or_default() += 1;
-                    tokio::time::sleep(MAX_PAUSE.mul_f64(f64::from(u16::from_be_bytes(clock::random())) / 65_536.0)).await;
+                    tokio::time::sleep(self.pause()).await;
+                    self.losses += 1;
                     line = self.shared.lines.get_anew(self.number, &lost).await?;
                 }
                 End::Wrong(why) => {
                     self.shared.tally().wrong(self.number, why);
-                    tokio::time::sleep(MAX_PAUSE).await;
+                    tokio::time::sleep(RETRY).await;
                     line = self.shared.lines.get(self.number).await;
                 }
             }
@@ -201,7 +211,7 @@ impl Holder {
                     if let Err(why) = self.take(message, start, &first_key).await? {
                         return Ok(End::Wrong(why));
                     }
-                    start = Start::Under;
+                    (start, self.losses) = (Start::Under, 0);
                 }
                 Ok(None) => return Ok(End::Wrong("the stream ended without a status".to_owned())),
                 Err(status) => return Ok(ended(&status, line)),
@@ -235,6 +245,11 @@ impl Holder {
                 input: Some(held_lease::Input::X509(input(first_key))),
             }),
         }
+    }
+
+    fn pause(&self) -> Duration {
+        let drawn = f64::from(u16::from_be_bytes(clock::random())) / 65_536.0;
+        (self.shared.life / PAUSE_PART).max(SHORTEST_PAUSE).mul_f64(drawn) * (1 << self.losses.min(DOUBLINGS))
     }
 
     fn life(&self) -> Option<prost_types::Duration> {
@@ -294,7 +309,7 @@ impl Holder {
                 }
                 Err(_) => why = "no answer".to_owned(),
             }
-            tokio::time::sleep(MAX_PAUSE / 4).await;
+            tokio::time::sleep(RETRY).await;
         }
         self.shared.tally().wrong(self.number, format!("acknowledging generation {generation}: {why}"));
         Ok(())

@@ -60,6 +60,9 @@ pub struct Plan {
 /// # Errors
 /// When it could not be run. A promise that was broken is no error: see [`Report::breaches`].
 pub async fn run(plan: &Plan) -> Result<Report> {
+    if plan.run.as_secs_f64() <= plan.life.as_secs_f64() {
+        return Err("a run must be longer than the life of a credential: how rotations spread shows after the first round".into());
+    }
     let mut world = World::start(&plan.daypassd, plan.servers).await?;
     let fleet = Fleet::new(&world, plan).await?;
     let begun = Instant::now();

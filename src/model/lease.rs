@@ -1,14 +1,17 @@
 //! A lease: the record of one vended credential, and the only legal ways in which it changes.
 
+mod handle;
 mod id;
-mod lists;
 mod rotation;
 mod serial;
 mod stamp;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    handle::{Handle, LiveSecret, LiveSerial},
     id::{BadLeaseId, LeaseId, PARTITIONS, partition_of},
     rotation::{CLAIM_LIFE, Claim, RotationWindow, ServerId},
     serial::{SERIAL_BYTES, Serial},
@@ -17,9 +20,8 @@ use super::{
     SignedDuration, Timestamp,
     credential::CredentialKind,
     identity::Subject,
-    name::{CaName, RegistryName, RoleName, TenantName},
-    revocation::AwsDeny,
-    role::RegistryAction,
+    name::{RoleName, TenantName},
+    revocation::{RevocationList, RevokedSerial},
     time::whole_second,
 };
 
@@ -97,96 +99,6 @@ impl Reach {
             Self::Lease => "lease",
             Self::RoleSessions => "role_sessions",
             Self::Expiry => "expiry",
-        }
-    }
-}
-
-/// A certificate that lives under a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveSerial {
-    /// Its serial, lower-case hex, 2 to 40 characters.
-    #[serde(rename = "s")]
-    pub serial: String,
-    /// When it expires.
-    #[serde(rename = "e", with = "stamp::seconds")]
-    pub not_after: Timestamp,
-    /// The CA that issued it, where that is not the handle's: the lease was renewed when another one signed.
-    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<CaName>,
-}
-
-/// What is kept to find a credential again: never the credential.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Handle {
-    /// An X.509 lease.
-    X509 {
-        /// The CA that issued the newest certificate, by its own name: of a CA that rotates each key has one.
-        ca: CaName,
-        /// The certificates that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
-        serials: Vec<LiveSerial>,
-        /// The first 16 bytes of SHA-256 over what the newest certificate's signature covers (its TBSCertificate), lower-case
-        /// hex: a retried request makes the same certificate again or is refused.
-        tbs: String,
-        /// The public key of the next certificate, given ahead by the holder: SubjectPublicKeyInfo (RFC 5280 section 4.1), DER in
-        /// lower-case hex. A renewal uses it up.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        next_key: Option<String>,
-    },
-    /// An AWS session, or what `docker login` takes by way of one.
-    Aws {
-        /// Where a revocation denies it; none where nothing can.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        deny: Option<AwsDeny>,
-        /// The IAM role.
-        role_arn: String,
-        /// The session's name.
-        session: String,
-        /// The newest session's access key id, which is no secret; none until AWS has answered.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        key_id: Option<String>,
-    },
-    /// Secrets that a registry's token endpoint takes.
-    Registry {
-        /// The registry.
-        registry: RegistryName,
-        /// Repositories, rendered when the lease was issued: exact, or with `*` for one segment.
-        repositories: Vec<String>,
-        /// What may be done there.
-        actions: Vec<RegistryAction>,
-        /// The secrets that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
-        secrets: Vec<LiveSecret>,
-    },
-    /// A JWT.
-    Jwt {
-        /// Its `jti`.
-        jti: String,
-        /// Its `aud`.
-        aud: String,
-        /// The first 16 bytes of SHA-256 over its payload, lower-case hex: a retried request makes the same claims again or is refused.
-        claims: String,
-    },
-}
-
-/// A secret that lives under a lease, as far as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveSecret {
-    /// SHA-256 over the secret, lower-case hex.
-    #[serde(rename = "h")]
-    pub sha256: String,
-    /// When it ceases to be taken.
-    #[serde(rename = "e", with = "stamp::seconds")]
-    pub not_after: Timestamp,
-}
-
-impl Handle {
-    /// What names the newest credential at the system that takes it: a serial, an access key id, a `jti`; empty where nothing does.
-    pub fn credential_id(&self) -> &str {
-        match self {
-            Self::X509 { serials, .. } => serials.last().map_or("", |live| &live.serial),
-            Self::Aws { key_id, .. } => key_id.as_deref().unwrap_or_default(),
-            Self::Registry { .. } => "",
-            Self::Jwt { jti, .. } => jti,
         }
     }
 }
@@ -440,11 +352,27 @@ impl Lease {
         }
     }
 
-    /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.
-    pub fn generation_of(&self, serial: &str) -> Option<u32> {
-        let Handle::X509 { serials, .. } = &self.handle else { return None };
-        let live = serials.iter().find(|live| live.serial == serial)?;
-        Some(Serial::from_hex(&live.serial)?.generation(self.generation))
+    /// Where its revocation is published, and what stands there: a list for each CA under which a certificate of it lives. Empty where
+    /// the store alone is asked, or nothing can be done.
+    pub fn revocation(&self) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
+        let revoked_at = self.revoked_at.unwrap_or(self.issued_at);
+        let mut lists = BTreeMap::new();
+        match &self.handle {
+            Handle::X509 { ca, serials, .. } => {
+                for LiveSerial { serial, not_after, ca: issued_by } in serials {
+                    let list = RevocationList::Crl(issued_by.as_ref().unwrap_or(ca).clone());
+                    let entry = RevokedSerial { serial: serial.clone(), revoked_at, not_after: *not_after };
+                    lists.entry(list).or_insert_with(Vec::new).push(entry);
+                }
+            }
+            Handle::Aws { deny: Some(deny), .. } => {
+                let not_after = self.expires_at.checked_add(AWS_LEEWAY).unwrap_or(Timestamp::MAX);
+                let entry = RevokedSerial { serial: self.id.to_hex(), revoked_at, not_after };
+                lists.insert(RevocationList::Aws(deny.clone()), vec![entry]);
+            }
+            Handle::Aws { deny: None, .. } | Handle::Registry { .. } | Handle::Jwt { .. } => {}
+        }
+        lists
     }
 
     /// When the newest credential that was handed out expires.

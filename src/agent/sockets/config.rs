@@ -135,6 +135,7 @@ impl SocketsSection {
         let mut faults = Vec::new();
         self.path_faults(&mut faults);
         self.role_faults(roles, &mut faults);
+        self.group_faults(&mut faults);
         if let Some(aws) = &self.aws
             && !aws.listen.ip().is_loopback()
         {
@@ -159,6 +160,14 @@ impl SocketsSection {
         let distinct: BTreeSet<_> = all.clone().collect();
         if distinct.len() < all.count() {
             faults.push("sockets: two of them have one path".to_owned());
+        }
+    }
+
+    /// A connection of TCP says whose it is, and nothing of groups.
+    fn group_faults(&self, faults: &mut Vec<String>) {
+        let listed = self.aws.as_ref().and_then(|section| section.roles.as_ref()).into_iter().flatten();
+        for role in listed.filter(|role| self.roles.get(*role).is_some_and(|access| access.uids.is_empty() && !access.gids.is_empty())) {
+            faults.push(format!("sockets.roles.{role}: it names groups and no users, and sockets.aws cannot see groups: name users"));
         }
     }
 
@@ -269,6 +278,7 @@ mod tests {
             (format!("[roles.web]\nuids = {ids:?}"), "at most 64 users"),
             (format!("[workload]\npath = \"a\"\njwt_roles = {:?}", vec!["j"; MAX_JWT_ROLES + 1]), "at most 16"),
             ("[aws]\nlisten = \"0.0.0.0:1\"\ntoken_file = \"t\"".to_owned(), "loopback"),
+            ("[aws]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"t\"\nroles = [\"web\"]\n[roles.web]\ngids = [1]".to_owned(), "name users"),
         ] {
             let section: SocketsSection = toml::from_str(&bad).unwrap();
             let faults = section.faults(&BTreeSet::from(["web"]));

@@ -1,9 +1,12 @@
 //! The serial number of a certificate: one that was made under a lease names it, so that the certificate alone tells which lease it is of.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use super::LeaseId;
-use crate::model::hex;
+use super::{Handle, Lease, LeaseId};
+use crate::model::{
+    hex,
+    revocation::{RevocationList, RevokedSerial},
+};
 
 /// How many bytes a serial has: the most that RFC 5280 section 4.1.2.2 allows.
 pub const SERIAL_BYTES: usize = 20;
@@ -67,6 +70,33 @@ impl Serial {
     /// Lower-case hex, 40 characters.
     pub fn to_hex(self) -> String {
         hex::encode(&self.0)
+    }
+}
+
+impl Lease {
+    /// The certificates of an enrolled agent that a newer acknowledged one has superseded, and the list that names them: its holder shows
+    /// them no more, so whoever does is another one. None of any other lease.
+    pub fn superseded(&self) -> BTreeMap<RevocationList, Vec<RevokedSerial>> {
+        if !self.enrolled {
+            return BTreeMap::new();
+        }
+        let is_older = |entry: &RevokedSerial| {
+            Serial::from_hex(&entry.serial).is_some_and(|serial| serial.generation(self.generation) < self.acknowledged)
+        };
+        let mut lists = self.revocation();
+        for entries in lists.values_mut() {
+            entries.retain(is_older);
+            entries.iter_mut().for_each(|entry| entry.revoked_at = self.made_at());
+        }
+        lists.retain(|_, entries| !entries.is_empty());
+        lists
+    }
+
+    /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.
+    pub fn generation_of(&self, serial: &str) -> Option<u32> {
+        let Handle::X509 { serials, .. } = &self.handle else { return None };
+        let live = serials.iter().find(|live| live.serial == serial)?;
+        Some(Serial::from_hex(&live.serial)?.generation(self.generation))
     }
 }
 

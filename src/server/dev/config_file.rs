@@ -12,6 +12,8 @@ use crate::{
 
 const TEMPLATE: &str = include_str!("daypass.toml");
 
+const AGENT: &str = include_str!("agent.toml");
+
 /// Writes the file, or changes it where the options differ. Answers where HTTP listens.
 pub(super) fn write(dir: &Path, options: &DevOptions) -> Result<SocketAddr> {
     let path = dir.join("daypass.toml");
@@ -42,6 +44,24 @@ pub(super) fn write(dir: &Path, options: &DevOptions) -> Result<SocketAddr> {
     }
     let http = document.get("server").and_then(|server| server.get("http")).and_then(Item::as_str).unwrap_or(DEFAULT_HTTP);
     http.parse().map_err(|error| refuse(&path, &format_args!("server.http: {error}")))
+}
+
+/// Writes the sample agent's file, or changes where its server is.
+pub(super) fn write_agent(dir: &Path, grpc: SocketAddr) -> Result<()> {
+    let path = dir.join("agent.toml");
+    let before = if path.exists() { Some(fs::read_to_string(&path).map_err(|error| at(&path, &error))?) } else { None };
+    let mut document: DocumentMut = before.as_deref().unwrap_or(AGENT).parse().map_err(|error| refuse(&path, &error))?;
+    document["server"]["address"] = value(grpc.to_string());
+    let too_long = dir.join("agent/workload.sock").as_os_str().len() > crate::agent::sockets::config::MAX_SOCKET_PATH;
+    if too_long && before.is_none() {
+        // The files are as good without them.
+        document.remove("sockets");
+    }
+    let after = document.to_string();
+    if before.as_deref() != Some(&after) {
+        super::write(&path, after.as_bytes(), 0o644)?;
+    }
+    Ok(())
 }
 
 fn refuse(path: &Path, error: &dyn std::fmt::Display) -> Error {

@@ -55,6 +55,7 @@ pub async fn run(options: DevOptions) -> Result<()> {
         Error::new(crate::model::error::Code::InvalidRequest, lines.join("\n"))
     })?;
     let (grpc, http) = (config.grpc, config.http);
+    config_file::write_agent(&dir, grpc)?;
     fs::write(dir.join("env.sh"), env_sh(&dir, grpc)).map_err(|error| at(&dir.join("env.sh"), &error))?;
     let job = issuer::JobTokens::open(&dir)?;
     job.write(SystemClock.now())?;
@@ -148,6 +149,10 @@ fn greet(dir: &Path, grpc: SocketAddr, http: SocketAddr, aws_endpoint: Option<&s
         println!("  daypass registry login push");
         println!();
     }
+    println!("An agent, which keeps web fresh in {0}/agent and serves it on sockets there:", dir.display());
+    println!();
+    println!("  daypass agent run --config {}", quoted(&dir.join("agent.toml").display().to_string()));
+    println!();
     println!("An agent's first identity: a code, and what it is traded for:");
     println!();
     println!("  daypass enroll create --tenant fleet --role agent | daypass agent enroll --state-dir agent-state");

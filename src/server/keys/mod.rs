@@ -96,6 +96,7 @@ impl KeyDesk {
     pub fn replace_wrapper(&self, wrapper: Option<Arc<FileKek>>) {
         self.wrapper.store(wrapper);
         self.tell_changed();
+        self.hurry.notify_one();
     }
 
     /// The rings that cannot sign now.

@@ -17,7 +17,7 @@ use prost::Message;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use super::socket_world::{PATIENCE, World, aws, der, x509};
 use crate::support::parts::{
@@ -175,7 +175,7 @@ fn each_name_gives_its_secret_and_a_lapse_takes_nothing_away() {
     world.put_pair("web", &web);
     world.put_bundle(&[&world.ca.cert]);
     let channel = world.channel("sds.sock");
-    let fetch = |name: &str| world.block_on(Client::new(channel.clone()).fetch_secrets(names(&[name]))).map(|answer| answer.into_inner());
+    let fetch = |name: &str| world.block_on(Client::new(channel.clone()).fetch_secrets(names(&[name]))).map(Response::into_inner);
     assert_eq!(fetch("api").unwrap_err().code(), Code::Unavailable, "it is still to come");
     assert_eq!(fetch("default").unwrap_err().code(), Code::Unavailable, "the first role is still to come: it is not the second's turn");
     world.put_pair("api", &api);
@@ -217,7 +217,7 @@ fn a_rejected_version_comes_again_only_on_a_new_stream() {
     world.block_on(async {
         let mut stream = Stream::open(channel.clone(), names(&["web"])).await.unwrap();
         let rejected = stream.next().await.unwrap();
-        let error_detail = Some(Detail { code: 13, message: "line\nbreak".to_owned(), ..Default::default() });
+        let error_detail = Some(Detail { code: 13, message: "line\nbreak".to_owned() });
         stream.say(DiscoveryRequest { error_detail, version_info: String::new(), ..ack(&rejected, &["web"]) }).await;
         // The bundle and the same certificate once more: nothing that this stream has not had.
         world.put_bundle(&[&world.ca.cert]);

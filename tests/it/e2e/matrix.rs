@@ -96,7 +96,25 @@ use About::{
 fn subjects_of(method: &str) -> &'static [About] {
     match method {
         "daypass.v1.CredentialService/Issue" | "daypass.v1.CredentialService/Explain" => &[Web, VendorClient, Push, Federate, NoRole],
-        "daypass.v1.LeaseService/Get" | "daypass.v1.LeaseService/Renew" | "daypass.v1.LeaseService/Revoke" => {
+        "daypass.v1.CredentialService/Watch" => &[
+            Web,
+            VendorClient,
+            Push,
+            Federate,
+            NoRole,
+            OperatorsLease,
+            VendorsLease,
+            JobsLease,
+            OperatorsPush,
+            JobsPush,
+            OperatorsJwt,
+            JobsJwt,
+            NoLease,
+        ],
+        "daypass.v1.CredentialService/Acknowledge"
+        | "daypass.v1.LeaseService/Get"
+        | "daypass.v1.LeaseService/Renew"
+        | "daypass.v1.LeaseService/Revoke" => {
             &[OperatorsLease, VendorsLease, JobsLease, OperatorsPush, JobsPush, OperatorsJwt, JobsJwt, NoLease]
         }
         "daypass.v1.CredentialService/WhoAmI"
@@ -127,7 +145,13 @@ fn expected(method: &str, kind: Kind, about: About) -> Code {
         Stranger => return Code::PermissionDenied,
         Operator | Vendor | Job | Branch => {}
     }
-    match (method.rsplit_once('/').unwrap().1, kind, about) {
+    // To watch is to have a new lease, or to renew one's own; what is acknowledged is one's own, too.
+    let action = match (method.rsplit_once('/').unwrap().1, about) {
+        ("Watch", Web | VendorClient | Push | Federate | NoRole) => "Issue",
+        ("Watch" | "Acknowledge", _) => "Renew",
+        (action, _) => action,
+    };
+    match (action, kind, about) {
         ("WhoAmI" | "List" | "RevokeMatching", ..) => Code::Ok,
         ("Issue", Operator | Job, Web | Push | Federate) | ("Issue", Vendor, VendorClient) => Code::Ok,
         ("Issue", Vendor | Branch, Web | Push | Federate) => Code::PermissionDenied,
@@ -256,6 +280,19 @@ async fn call(world: &World, method: &str, caller: &Caller, about: About, lease:
     };
     match method {
         "daypass.v1.CredentialService/Issue" => Credentials::new(channel).issue(request(caller, issue_request(role))).await.map(drop),
+        "daypass.v1.CredentialService/Watch" => {
+            let what = match about {
+                Web | VendorClient | Push | Federate | NoRole => v1::watch_request::What::Issue(issue_request(role)),
+                _ => v1::watch_request::What::Held(v1::HeldLease { lease_id, generation: 1, ..v1::HeldLease::default() }),
+            };
+            let watch = v1::WatchRequest { what: Some(what), next_x509: None };
+            let mut messages = Credentials::new(channel).watch(request(caller, watch)).await?.into_inner();
+            messages.message().await.map(drop)
+        }
+        "daypass.v1.CredentialService/Acknowledge" => {
+            let acknowledge = v1::AcknowledgeRequest { lease_id, generation: 1, next_x509: None };
+            Credentials::new(channel).acknowledge(request(caller, acknowledge)).await.map(drop)
+        }
         "daypass.v1.CredentialService/Explain" => {
             Credentials::new(channel).explain(request(caller, v1::ExplainRequest { role: role.to_owned() })).await.map(drop)
         }

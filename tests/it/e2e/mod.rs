@@ -26,6 +26,7 @@ mod rotation;
 mod token;
 mod tour;
 pub mod two_servers;
+mod watching;
 pub mod wire;
 pub mod world;
 mod x509;

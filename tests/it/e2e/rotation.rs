@@ -15,9 +15,10 @@ fn none_lapses_none_is_made_twice_and_none_bunch_up_when_a_server_dies() {
         servers: 2,
         leases: 600,
         connections: 20,
-        // What is left of it after the latest due time is longer than a dead server's claim.
-        life: Duration::from_secs(45),
-        run: Duration::from_secs(60),
+        // What is left of it after the latest due time is longer than a dead server's claim; and the first round is over before the
+        // server dies.
+        life: Duration::from_secs(54),
+        run: Duration::from_secs(80),
         kill: true,
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -109,8 +109,7 @@ async fn a_retry_gets_the_same_claims_and_nothing_else_does() {
     // A new key changes nothing of what it says.
     world.replace_roles(roles());
     let first = world.issue(&job("widget"), "repo", Input::None, Some("s")).await.unwrap();
-    std::fs::remove_file(world.dir.path().join("keys/000001.pem")).unwrap();
-    world.forward(SignedDuration::from_secs(5));
+    world.next_key();
     let again = world.issue(&job("widget"), "repo", Input::None, Some("s")).await.unwrap();
     let ((one, said), (two, says)) = (parts(&token(&first)), parts(&token(&again)));
     assert_eq!(said, says);

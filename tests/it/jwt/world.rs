@@ -15,7 +15,7 @@ use daypass::{
         jwt::{JwtConfig, JwtIssuer, JwtKeyMaker, SigningAlgorithm, maker::DEFAULT_SCHEDULE},
         x509::X509Issuer,
     },
-    keys::{Ring, Vault},
+    keys::{Activation, Ring, Vault},
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
@@ -87,6 +87,16 @@ impl World {
         let rules = self.vend.rules();
         let ring = rules.issuers.jwt.ring().unwrap();
         block_on(async { ring.rotate(&self.vault, self.now()).await.unwrap() });
+    }
+
+    /// Another key signs from now on.
+    pub fn next_key(&self) {
+        let rules = self.vend.rules();
+        let ring = rules.issuers.jwt.ring().unwrap();
+        block_on(async {
+            ring.prepare(&self.vault, self.now()).await.unwrap();
+            ring.activate(&self.vault, Activation::AtOnce, self.now()).await.unwrap();
+        });
     }
 
     pub fn forward_without_pass(&self, span: SignedDuration) {

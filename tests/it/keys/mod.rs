@@ -7,6 +7,8 @@ mod ca_leases;
 mod ca_server;
 mod ca_world;
 mod rings;
+mod sealed;
+mod server;
 mod servers;
 mod sharing;
 

@@ -115,13 +115,16 @@ fn a_restart_and_another_wrapping_key_keep_the_keys() {
     world.start_unready();
     assert!(world.wait_ready(false, SOON).contains("keys that sign cannot be used"));
     wait_until(SOON, "the log says why", || world.log().contains("none of this server's").then_some(()));
-    assert!(world.metrics().contains("daypass_keys_up{ring=\"jwt\"} 0"), "{}", world.metrics());
+    let up = |world: &World, up: u8| {
+        wait_until(SOON, "the gauge", || world.metrics().contains(&format!("daypass_keys_up{{ring=\"jwt\"}} {up}")).then_some(()));
+    };
+    up(&world, 0);
     let shown = ca(&world, &["show"]).keys();
     assert_eq!((states(&shown).len(), &shown[0]["algorithm"]), (1, &"".into()));
     world.reconfigure(|world| world.edit("daypass.toml", one, only));
     world.wait_ready(true, SOON);
     assert_eq!(signs(&world, None), kid);
-    assert!(world.metrics().contains("daypass_keys_up{ring=\"jwt\"} 1"), "{}", world.metrics());
+    up(&world, 1);
 }
 
 #[test]

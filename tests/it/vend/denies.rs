@@ -160,7 +160,7 @@ async fn a_restarted_server_finds_the_lists_that_the_store_has() {
     world.restart().await;
     world.vend.find_denies().await.unwrap();
     assert!(world.vend.denies().known().contains(&list(TAG)));
-    assert_eq!(world.store.revocation_lists().await.unwrap(), [RevocationList::Aws(list(TAG))]);
+    assert_eq!(world.store.revocation_lists().await.unwrap(), [RevocationList::Aws(list(TAG)), RevocationList::Recent]);
 }
 
 /// Jobs give their sessions back as they end, and one caller could do so for ever: that fills half of a list at most.

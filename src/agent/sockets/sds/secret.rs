@@ -8,12 +8,12 @@ use prost_types::Any;
 use tonic::Status;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{
-    super::view::{Certificate, View},
-    subscription::Names,
-};
+use super::subscription::Names;
 use crate::{
-    agent::desk::Bundle,
+    agent::{
+        desk::Bundle,
+        sockets::view::{Certificate, View},
+    },
     client::text::one_line,
     model::{hex, pem, spiffe::SpiffeId},
     proto::envoy::{

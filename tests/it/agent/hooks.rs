@@ -1,0 +1,197 @@
+//! Hooks: run once for many changes, bounded in time and output, never lost.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use daypass::agent::{
+    config::{DEFAULT_HOOK_TIMEOUT, OnChange},
+    hook::{Hook, MAX_OUTPUT, TRIES},
+};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::socket_world::PATIENCE;
+use crate::support::parts::{Process, wait_until};
+
+/// A hook that is kept; it ends with this value.
+struct World {
+    folder: TempDir,
+    hook: Arc<Hook>,
+    stop: watch::Sender<bool>,
+    keeping: JoinHandle<()>,
+}
+
+impl World {
+    fn new(make: impl FnOnce(&Path) -> OnChange) -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), make)
+    }
+
+    fn in_folder(folder: TempDir, make: impl FnOnce(&Path) -> OnChange) -> Self {
+        let on_change = make(folder.path());
+        let hook = Hook::new("web", on_change, Some("/files".into()), &folder.path().join("due")).unwrap();
+        let (hook, (stop, shutdown)) = (Arc::new(hook), watch::channel(false));
+        let keeping = tokio::spawn({
+            let hook = hook.clone();
+            async move { hook.keep(shutdown).await }
+        });
+        Self { folder, hook, stop, keeping }
+    }
+
+    fn change(&self) {
+        self.hook.mark().unwrap();
+        self.hook.ring();
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn is_due(&self) -> bool {
+        self.file("due/web").exists()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        fs::read_to_string(self.file("log")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Waits without holding the runtime up.
+    async fn until(&self, what: &str, ask: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !ask(self) {
+            assert!(begun.elapsed() < PATIENCE, "in vain for: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn stop(self) -> TempDir {
+        self.stop.send_replace(true);
+        tokio::time::timeout(PATIENCE, self.keeping).await.expect("it ends").unwrap();
+        self.folder
+    }
+}
+
+/// A shell script over the world's folder, which it finds in `$F`.
+fn script(text: &str, timeout: Duration) -> impl FnOnce(&Path) -> OnChange {
+    let words = ["/bin/sh", "-c", text].map(str::to_owned).into();
+    move |folder| OnChange::Command { words, timeout, env: BTreeMap::from([("F".to_owned(), folder.display().to_string())]) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_while_it_runs_are_one_more_run() {
+    let world = World::new(script(
+        "echo \"$DAYPASS_AGENT_ROLE $DAYPASS_AGENT_DIR ${NOTIFY_SOCKET-none}\" >> $F/log; while [ ! -e $F/go ]; do sleep 0.02; done",
+        DEFAULT_HOOK_TIMEOUT,
+    ));
+    assert!(!world.is_due());
+    world.change();
+    world.until("the first run", |world| world.lines().len() == 1).await;
+    for _ in 0..50 {
+        world.change();
+    }
+    fs::write(world.file("go"), "").unwrap();
+    world.until("nothing is due", |world| !world.is_due()).await;
+    assert_eq!(world.lines(), ["web /files none"; 2]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_too_long_is_killed_with_what_it_started() {
+    let world = World::new(script("echo run >> $F/log; (trap '' TERM; sleep 600) & echo $! > $F/child; wait", Duration::from_millis(300)));
+    world.change();
+    world.until("every try", |world| world.lines().len() == TRIES as usize).await;
+    world
+        .until("its last child is gone", |world| {
+            let child = fs::read_to_string(world.file("child")).unwrap_or_default();
+            // A zombie that nobody reaps yet has gone too.
+            fs::read_to_string(format!("/proc/{}/stat", child.trim())).map_or(true, |stat| stat.contains(") Z "))
+        })
+        .await;
+    assert!(world.is_due(), "no run succeeded");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_tried_again_and_what_never_succeeded_runs_at_the_next_start() {
+    let fail = "echo run >> $F/log; [ -e $F/good ] || exit 7";
+    let world = World::new(script(fail, DEFAULT_HOOK_TIMEOUT));
+    world.change();
+    world.until("every try", |world| world.lines().len() == TRIES as usize).await;
+    assert!(world.is_due());
+    let folder = world.stop().await;
+    fs::write(folder.path().join("good"), "").unwrap();
+    let world = World::in_folder(folder, script(fail, DEFAULT_HOOK_TIMEOUT));
+    world.until("it is done without another change", |world| !world.is_due()).await;
+    assert_eq!(world.lines().len(), TRIES as usize + 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_output_neither_blocks_it_nor_fills_memory() {
+    let world = World::new(script(
+        &format!("head -c {} /dev/zero; head -c 3000000 /dev/zero >&2; echo run >> $F/log", 100 * MAX_OUTPUT),
+        DEFAULT_HOOK_TIMEOUT,
+    ));
+    world.change();
+    world.until("it is done", |world| !world.is_due() && world.lines().len() == 1).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_keeps_the_output_open_does_not_hold_it_up() {
+    let world = World::new(script("sleep 30 & echo $! > $F/child; echo run >> $F/log", DEFAULT_HOOK_TIMEOUT));
+    let begun = Instant::now();
+    world.change();
+    world.until("it is done", |world| !world.is_due() && world.lines().len() == 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    let child = fs::read_to_string(world.file("child")).unwrap();
+    assert!(Command::new("kill").arg(child.trim()).status().unwrap().success());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_missing_is_no_success() {
+    let words = vec!["/nonexistent/program".to_owned()];
+    let world = World::new(|_| OnChange::Command { words, timeout: DEFAULT_HOOK_TIMEOUT, env: BTreeMap::new() });
+    world.change();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(world.is_due());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_goes_to_the_process_of_the_pid_file_once_it_is_there() {
+    let world = World::new(|folder| OnChange::Signal { signal: Signal::HUP, pid_file: folder.join("pid") });
+    let log = fs::File::create(world.file("log")).unwrap();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "trap 'echo hup' HUP; echo up; while :; do sleep 0.02; done"]).stdout(Stdio::from(log));
+    let mut process = Process::start(&mut command);
+    wait_until(PATIENCE, "it listens", || (world.lines() == ["up"]).then_some(()));
+    world.change();
+    // The pid file comes late: a later try finds it.
+    fs::write(world.file("pid"), format!("{}\n", process.child().id())).unwrap();
+    world.until("it got the signal", |world| world.lines().len() >= 2 && !world.is_due()).await;
+    assert_eq!(world.lines()[1], "hup");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pid_file_that_names_no_process_of_its_own_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    for (content, mode) in [("", 0o644), ("0", 0o644), ("1", 0o644), ("-1", 0o644), ("12x", 0o644), ("{own}", 0o666)] {
+        let world = World::new(|folder| OnChange::Signal { signal: Signal::HUP, pid_file: folder.join("pid") });
+        // Were it sent to us, this test would end.
+        fs::write(world.file("pid"), content.replace("{own}", &std::process::id().to_string())).unwrap();
+        fs::set_permissions(world.file("pid"), fs::Permissions::from_mode(mode)).unwrap();
+        world.change();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(world.is_due(), "{content:?}");
+        world.stop().await;
+    }
+}

@@ -49,7 +49,7 @@ fn reads(aws: &MiniStack, keys: &Keys, key: &str) -> String {
 /// `daypassd check` on what dev wrote.
 fn check(world: &World) {
     let ran = run(Command::new(env!("CARGO_BIN_EXE_daypassd")).args(["check", "--config"]).arg(world.file("daypass.toml")).env_clear());
-    assert!(ran.ok && ran.text().contains("5 roles"), "{}", ran.all());
+    assert!(ran.ok && ran.text().contains("6 roles"), "{}", ran.all());
     assert_eq!(ran.stderr, "", "no advice about what we wrote ourselves");
 }
 

@@ -129,7 +129,7 @@ fn a_full_disk() {
     // An administrator does nothing that would not be on record.
     let prepared = ca(&world, &["prepare", "jwt"]);
     assert!(prepared.code == 6 && prepared.stderr.contains("AUDIT_UNAVAILABLE"), "{prepared:?}");
-    assert_eq!(ca(&world, &["show"]).keys().len(), 1);
+    assert_eq!(ca(&world, &["show", "jwt"]).keys().len(), 1);
 
     fs::remove_file(&filler).unwrap();
     world.wait_ready(true, RECOVERY);

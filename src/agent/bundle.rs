@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     desk::Bundle,
     keeper::{Connect, FIRST_PAUSE, KeeperStatus, LONGEST_PAUSE},
+    standing::Standing,
 };
 use crate::client::error::Result;
 
@@ -20,7 +21,12 @@ pub async fn follow(
     let work = async {
         let mut pause = FIRST_PAUSE;
         loop {
-            match session(&*server, &bundle, &mut readers, &mut pause).await {
+            let mut standing = Standing::of(&*server);
+            let ended = tokio::select! {
+                ended = session(&*server, &bundle, &mut readers, &mut pause) => ended,
+                () = standing.ends() => Ok(()),
+            };
+            match ended {
                 Ok(()) => {}
                 Err(error) => tracing::warn!(code = error.code(), %error, "the trust bundle is not followed at the moment; tried again"),
             }

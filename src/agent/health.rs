@@ -202,3 +202,48 @@ fn reply(status: StatusCode, body: String) -> Response<String> {
 fn seconds(at: Option<Timestamp>) -> f64 {
     at.map_or(0.0, |at| at.as_duration().as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct At(Timestamp);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            self.0
+        }
+    }
+
+    fn board(statuses: Vec<KeeperStatus>) -> Board {
+        let roles = statuses.into_iter().enumerate().map(|(at, status)| (format!("r{at}"), watch::channel(status).1)).collect();
+        let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+        Board::new(roles, Arc::new(At(Timestamp::from_second(100).unwrap())), metrics)
+    }
+
+    fn valid_until(second: i64) -> KeeperStatus {
+        KeeperStatus { valid_until: Some(Timestamp::from_second(second).unwrap()), generation: 1, ..KeeperStatus::default() }
+    }
+
+    #[test]
+    fn it_is_ready_when_every_role_has_what_is_valid_wherever_the_server_is() {
+        let away = KeeperStatus { last_error: Some("UNAVAILABLE: gone".to_owned()), failures: 7, ..valid_until(101) };
+        let ready = board(vec![valid_until(200), away]);
+        assert_eq!((ready.missing(), ready.fresh()), (vec![], (2, 2)));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_in_a_line_each() {
+        let denied = KeeperStatus { last_error: Some("DENIED: no\nway".to_owned()), ..KeeperStatus::default() };
+        let board = board(vec![valid_until(200), valid_until(100), denied]);
+        let missing = board.missing();
+        assert_eq!(
+            missing,
+            ["role r1: its credential expired at 1970-01-01T00:01:40Z", "role r2: it has no credential yet (DENIED: no way)"]
+        );
+        assert_eq!(board.fresh(), (1, 3));
+        let (_sender, lost) = watch::channel(Some("revoked".to_owned()));
+        let board = Board { lost: Some(lost), ..board };
+        assert_eq!(board.missing()[2], "identity: revoked");
+    }
+}

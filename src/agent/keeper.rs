@@ -6,12 +6,17 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use zeroize::Zeroizing;
 
 use super::{
     desk::{Bundle, Fresh},
+    identity::Identity,
     kept::{Asked, Held, KeptRole, StateDir},
+    standing::Standing,
 };
 use crate::{
     client::{
@@ -44,6 +49,11 @@ pub trait Connect: Send + Sync {
     /// # Errors
     /// When the agent has no identity now.
     fn client(&self) -> Result<Client>;
+
+    /// The agent's own identity, where it is one that renews itself.
+    fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
+        None
+    }
 }
 
 /// Puts a fresh credential where its readers find it.
@@ -108,6 +118,7 @@ enum Ended {
 
 /// One stream, and the keys that it may certify.
 struct Session {
+    standing: Standing,
     client: Client,
     watching: Watching,
     /// Of the request that came first, then of the one given ahead.
@@ -145,11 +156,12 @@ impl Keeper {
         self.show_kept().await;
         let mut pause = FIRST_PAUSE;
         loop {
-            let rotations = self.status.borrow().rotations;
+            let (rotations, begun) = (self.status.borrow().rotations, Instant::now());
             let ended = self.session().await;
             self.status.send_modify(|status| status.connected = false);
-            // A session that brought something began well: what ended it is new.
-            if self.status.borrow().rotations > rotations {
+            // A session that brought something or lasted went well: what ended it is new. One that only began did not, or two agents
+            // with one identity would take a lease from each other without a pause.
+            if self.status.borrow().rotations > rotations || begun.elapsed() >= LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
             match ended {
@@ -187,23 +199,22 @@ impl Keeper {
             let (expires_at, mut bundle) = (self.valid_until(), self.bundle.clone());
             tokio::select! {
                 message = session.watching.next() => match message? {
-                    Some(watched) => self.take(&mut session, watched).await?,
+                    Some(watched) => {
+                        self.take(&mut session, watched).await?;
+                        self.status.send_modify(|status| status.last_error = None);
+                    }
                     None => return Ok(Ended::Again),
                 },
+                () = session.standing.ends() => return Ok(Ended::Again),
                 () = self.until(anew_at) => return Ok(Ended::Anew),
                 () = self.until(expires_at) => return Ok(Ended::Anew),
-                Ok(()) = bundle.changed() => {
-                    self.bundle.mark_unchanged();
-                    let fresh = self.desk.borrow().clone();
-                    if let Some(fresh) = fresh {
-                        self.hand_out(&fresh).await;
-                    }
-                }
+                Ok(()) = bundle.changed() => self.hand_out_again().await,
             }
         }
     }
 
     async fn open(&mut self) -> Result<Session> {
+        let standing = Standing::of(&*self.server);
         let mut client = self.server.client()?;
         let (order, mut keys) = self.order()?;
         let ahead = match &self.kept.audience {
@@ -212,7 +223,7 @@ impl Keeper {
         };
         let watching = client.watch(order, ahead.as_ref().map(|(_, csr)| csr)).await?;
         keys.extend(ahead);
-        Ok(Session { client, watching, keys })
+        Ok(Session { standing, client, watching, keys })
     }
 
     /// A lease that is held is taken up; else one is asked for, with an id and a key that a restart finds again.
@@ -271,10 +282,7 @@ impl Keeper {
         };
         self.keep_on_disk().await;
         self.hand_out(&Arc::new(fresh)).await;
-        self.status.send_modify(|status| {
-            status.rotations += 1;
-            status.last_error = None;
-        });
+        self.status.send_modify(|status| status.rotations += 1);
         self.acknowledge(session, &id, generation).await
     }
 
@@ -299,6 +307,10 @@ impl Keeper {
             None => Some(csr::make()?),
             Some(_) => None,
         };
+        // What went before may have taken long.
+        if !session.standing.holds() {
+            return Err(Error::unavailable("the agent has another identity meanwhile; it is acknowledged over a new connection"));
+        }
         session.client.acknowledge(id, generation, ahead.as_ref().map(|(_, csr)| csr)).await?;
         // A rotation that began before this one was told may still use the key before.
         if let Some(ahead) = ahead {
@@ -343,6 +355,15 @@ impl Keeper {
         });
     }
 
+    /// The bundle has changed: what is valid goes to its files with the new one.
+    async fn hand_out_again(&mut self) {
+        self.bundle.mark_unchanged();
+        let fresh = self.desk.borrow().clone();
+        if let Some(fresh) = fresh {
+            self.hand_out(&fresh).await;
+        }
+    }
+
     /// When another lease is to be asked for: this one cannot be renewed further.
     fn anew_at(&self) -> Option<Timestamp> {
         let Watched { lease, credential, .. } = &self.role.held.as_ref()?.watched;
@@ -384,12 +405,17 @@ impl Keeper {
         }
     }
 
-    /// A pause, in which what expires is still let go of.
-    async fn rest(&self, pause: Duration) {
-        let expires_at = self.desk.borrow().as_ref().map(|fresh| expiry(&fresh.credential));
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = self.until(expires_at) => self.let_go_of_the_dead(),
+    /// A pause, in which what expires is still let go of, and a new bundle still reaches the files.
+    async fn rest(&mut self, pause: Duration) {
+        let over = Instant::now() + pause;
+        loop {
+            let expires_at = self.desk.borrow().as_ref().map(|fresh| expiry(&fresh.credential));
+            let mut bundle = self.bundle.clone();
+            tokio::select! {
+                () = sleep_until(over) => return,
+                () = self.until(expires_at) => self.let_go_of_the_dead(),
+                Ok(()) = bundle.changed() => self.hand_out_again().await,
+            }
         }
     }
 

@@ -34,3 +34,4 @@ pub mod publish;
 pub mod run;
 pub mod server;
 pub mod sockets;
+pub mod standing;

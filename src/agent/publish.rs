@@ -288,9 +288,10 @@ impl Drop for Staged<'_> {
 fn material(fresh: &Fresh, bundle: Option<&Bundle>) -> Result<Material> {
     let Credential::X509(certificate) = &fresh.credential else { return Material::take(fresh.credential.clone(), None, None) };
     let mut certificate = certificate.clone();
-    for root in bundle.into_iter().flat_map(|bundle| &bundle.roots_der) {
-        if !certificate.root_der.contains(root) {
-            certificate.root_der.push(root.clone());
+    let beside: Vec<_> = bundle.into_iter().flat_map(|bundle| bundle.roots_beside(&certificate.root_der)).cloned().collect();
+    for root in beside {
+        if !certificate.root_der.contains(&root) {
+            certificate.root_der.push(root);
         }
     }
     // Enough room that it need not grow, which would leave a copy behind.

@@ -105,6 +105,10 @@ impl Connect for Server {
     fn client(&self) -> Result<Client> {
         Client::new(self.settings()?)
     }
+
+    fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
+        self.enrolled.clone()
+    }
 }
 
 /// The environment without what is meant for the command line: the agent's configuration says who it is.

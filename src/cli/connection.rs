@@ -49,6 +49,13 @@ impl Connection {
         self.quiet || variable("DAYPASS_QUIET", env).is_some()
     }
 
+    /// Whether a flag says where the server is, or who asks.
+    pub fn is_given(&self) -> bool {
+        let Self { addr, ca, cert, key, token_file, identity, token_audience, quiet: _, timeout: _ } = self;
+        let files = [ca, cert, key, token_file].into_iter().any(Option::is_some);
+        files || addr.is_some() || identity.is_some() || token_audience.is_some()
+    }
+
     /// As words, for another process of ours.
     pub fn words(&self) -> Vec<OsString> {
         let Self { addr, ca, cert, key, token_file, identity, token_audience, quiet, timeout } = self;

@@ -79,7 +79,7 @@ fn dispatch(args: Args, out: &mut dyn Write) -> Outcome {
         Command::Exec(args) => exec::run(connection, args),
         Command::ExecWatch => exec::watch(connection),
         // It sees to signals itself.
-        Command::Agent(agent::Agent::Run(args)) => block_on(agent::serve(args))?,
+        Command::Agent(agent::Agent::Run(args)) => block_on(agent::serve(&connection, args))?,
         command => block_on(async {
             tokio::select! {
                 outcome = call(connection, command, out) => outcome,

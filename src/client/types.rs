@@ -152,6 +152,26 @@ pub struct TrustBundle {
     pub roots_der: Vec<Vec<u8>>,
     /// The keys that sign JWTs, as a JWKS; empty when there are none.
     pub jwks: String,
+    /// The same roots by the configured name of their CA. A CA that rotates has more than one.
+    pub cas: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+impl TrustBundle {
+    /// The roots of the CAs that one of `own` is a root of, those of their next keys among them. Roots of the service's other CAs are
+    /// none: who trusts one CA has not said that it trusts another.
+    pub fn roots_beside<'a>(&'a self, own: &'a [Vec<u8>]) -> impl Iterator<Item = &'a Vec<u8>> {
+        let same = self.cas.values().filter(|roots| roots.iter().any(|root| own.contains(root)));
+        same.flatten().filter(|root| !own.contains(root))
+    }
+
+    /// The same with the roots of those CAs alone that one of `own` is a root of.
+    #[must_use]
+    pub fn of_the_cas_of(&self, own: &[Vec<u8>]) -> Self {
+        let cas = self.cas.iter().filter(|(_, roots)| roots.iter().any(|root| own.contains(root)));
+        let cas: BTreeMap<_, _> = cas.map(|(ca, roots)| (ca.clone(), roots.clone())).collect();
+        let roots_der = self.roots_der.iter().filter(|root| cas.values().any(|roots| roots.contains(root))).cloned().collect();
+        Self { version: self.version.clone(), roots_der, cas, jwks: self.jwks.clone() }
+    }
 }
 
 /// A lease with its new credential.

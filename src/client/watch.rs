@@ -1,5 +1,7 @@
 //! Streams that bring what is new: a lease's next credentials, and the trust bundle.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use prost::Message as _;
 use tonic::{Status, Streaming, transport::Channel};
@@ -167,10 +169,47 @@ fn ended(connection: &Connection, status: &Status) -> Error {
 fn trust_bundle(got: v1::GetTrustBundleResponse) -> TrustBundle {
     let v1::GetTrustBundleResponse { authorities, refresh_after: _, version, jwks } = got;
     let mut roots_der: Vec<Vec<u8>> = Vec::new();
-    for root in authorities.into_iter().flat_map(|authority| authority.root_der) {
-        if !roots_der.contains(&root) {
-            roots_der.push(root);
+    let mut cas: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+    for v1::CertificateAuthority { name, chain_der: _, root_der, crl_url: _, state: _, ca } in authorities {
+        // A server that does not rotate CAs says one name only.
+        let of_ca = cas.entry(if ca.is_empty() { name } else { ca }).or_default();
+        for root in root_der {
+            if !of_ca.contains(&root) {
+                of_ca.push(root.clone());
+            }
+            if !roots_der.contains(&root) {
+                roots_der.push(root);
+            }
         }
     }
-    TrustBundle { version, roots_der, jwks }
+    TrustBundle { version, roots_der, jwks, cas }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(name: &str, ca: &str, root: u8) -> v1::CertificateAuthority {
+        v1::CertificateAuthority {
+            name: name.to_owned(),
+            ca: ca.to_owned(),
+            root_der: vec![vec![root]],
+            ..v1::CertificateAuthority::default()
+        }
+    }
+
+    #[test]
+    fn roots_of_another_ca_are_not_beside() {
+        let authorities = vec![
+            authority("web-1", "web", 1),
+            authority("web-2", "web", 2),
+            authority("partners-1", "partners", 3),
+            authority("old", "", 4),
+        ];
+        let bundle = trust_bundle(v1::GetTrustBundleResponse { authorities, ..v1::GetTrustBundleResponse::default() });
+        assert_eq!(bundle.roots_der, [[1], [2], [3], [4]]);
+        let beside = |own: u8| bundle.roots_beside(&[vec![own]]).cloned().collect::<Vec<_>>();
+        assert_eq!((beside(1), beside(2)), (vec![vec![2]], vec![vec![1]]));
+        assert_eq!((beside(3), beside(4), beside(5)), (vec![], vec![], vec![]));
+    }
 }

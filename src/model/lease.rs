@@ -1,5 +1,6 @@
 //! A lease: the record of one vended credential, and the only legal ways in which it changes.
 
+mod handle;
 mod id;
 mod rotation;
 mod serial;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    handle::{Handle, LiveSecret, LiveSerial},
     id::{BadLeaseId, LeaseId, PARTITIONS, partition_of},
     rotation::{CLAIM_LIFE, Claim, RotationWindow, ServerId},
     serial::{SERIAL_BYTES, Serial},
@@ -18,9 +20,8 @@ use super::{
     SignedDuration, Timestamp,
     credential::CredentialKind,
     identity::Subject,
-    name::{CaName, RegistryName, RoleName, TenantName},
-    revocation::{AwsDeny, RevocationList, RevokedSerial},
-    role::RegistryAction,
+    name::{RoleName, TenantName},
+    revocation::{RevocationList, RevokedSerial},
     time::whole_second,
 };
 
@@ -98,96 +99,6 @@ impl Reach {
             Self::Lease => "lease",
             Self::RoleSessions => "role_sessions",
             Self::Expiry => "expiry",
-        }
-    }
-}
-
-/// A certificate that lives under a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveSerial {
-    /// Its serial, lower-case hex, 2 to 40 characters.
-    #[serde(rename = "s")]
-    pub serial: String,
-    /// When it expires.
-    #[serde(rename = "e", with = "stamp::seconds")]
-    pub not_after: Timestamp,
-    /// The CA that issued it, where that is not the handle's: the lease was renewed when another one signed.
-    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<CaName>,
-}
-
-/// What is kept to find a credential again: never the credential.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Handle {
-    /// An X.509 lease.
-    X509 {
-        /// The CA that issued the newest certificate, by its own name: of a CA that rotates each key has one.
-        ca: CaName,
-        /// The certificates that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
-        serials: Vec<LiveSerial>,
-        /// The first 16 bytes of SHA-256 over what the newest certificate's signature covers (its TBSCertificate), lower-case
-        /// hex: a retried request makes the same certificate again or is refused.
-        tbs: String,
-        /// The public key of the next certificate, given ahead by the holder: SubjectPublicKeyInfo (RFC 5280 section 4.1), DER in
-        /// lower-case hex. A renewal uses it up.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        next_key: Option<String>,
-    },
-    /// An AWS session, or what `docker login` takes by way of one.
-    Aws {
-        /// Where a revocation denies it; none where nothing can.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        deny: Option<AwsDeny>,
-        /// The IAM role.
-        role_arn: String,
-        /// The session's name.
-        session: String,
-        /// The newest session's access key id, which is no secret; none until AWS has answered.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        key_id: Option<String>,
-    },
-    /// Secrets that a registry's token endpoint takes.
-    Registry {
-        /// The registry.
-        registry: RegistryName,
-        /// Repositories, rendered when the lease was issued: exact, or with `*` for one segment.
-        repositories: Vec<String>,
-        /// What may be done there.
-        actions: Vec<RegistryAction>,
-        /// The secrets that live under it, oldest first, at most [`MAX_LIVE_SERIALS`].
-        secrets: Vec<LiveSecret>,
-    },
-    /// A JWT.
-    Jwt {
-        /// Its `jti`.
-        jti: String,
-        /// Its `aud`.
-        aud: String,
-        /// The first 16 bytes of SHA-256 over its payload, lower-case hex: a retried request makes the same claims again or is refused.
-        claims: String,
-    },
-}
-
-/// A secret that lives under a lease, as far as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveSecret {
-    /// SHA-256 over the secret, lower-case hex.
-    #[serde(rename = "h")]
-    pub sha256: String,
-    /// When it ceases to be taken.
-    #[serde(rename = "e", with = "stamp::seconds")]
-    pub not_after: Timestamp,
-}
-
-impl Handle {
-    /// What names the newest credential at the system that takes it: a serial, an access key id, a `jti`; empty where nothing does.
-    pub fn credential_id(&self) -> &str {
-        match self {
-            Self::X509 { serials, .. } => serials.last().map_or("", |live| &live.serial),
-            Self::Aws { key_id, .. } => key_id.as_deref().unwrap_or_default(),
-            Self::Registry { .. } => "",
-            Self::Jwt { jti, .. } => jti,
         }
     }
 }
@@ -287,7 +198,7 @@ pub enum Change {
     TakeUp {
         /// The server.
         by: ServerId,
-        /// When. An earlier claim that has not lapsed stays as long as it says: what that one is making may still come.
+        /// When. An earlier claim that has not lapsed stays ([`Claim::lapses_by`]): what that one is making may still come.
         at: Timestamp,
         /// As in [`Handle::X509`].
         next_key: Option<String>,
@@ -307,6 +218,8 @@ pub enum Change {
         expires_at: Timestamp,
         /// Where to find it.
         handle: Handle,
+        /// The generation whose certificate its holder showed, where that is known: it has that one, as if it had acknowledged it.
+        shown: Option<u32>,
     },
     /// A revocation, acknowledged at this time.
     BeginRevoke {
@@ -379,19 +292,26 @@ impl Lease {
             }
             Change::TakeUp { by, at, next_key } => {
                 self.must_be_active("be taken up")?;
-                let until = self.claim.map_or(at, |claim| claim.until.max(at));
+                let until = self.claim.map_or(at, |claim| claim.lapses_by(at));
                 next.claim = Some(Claim { by, until });
                 next.give_key(next_key);
             }
             Change::Acknowledge { generation, next_key } => {
                 self.must_be_active("be acknowledged")?;
+                if self.enrolled && generation > self.acknowledged && generation != self.generation {
+                    return Err(IllegalChange { state: self.state, change: "have another generation acknowledged than its newest" });
+                }
                 next.acknowledged = self.acknowledged.max(generation.min(self.generation));
                 next.give_key(next_key);
             }
-            Change::Renew { at, expires_at, handle } => {
+            Change::Renew { at, expires_at, handle, shown } => {
                 if self.state != LeaseState::Active {
                     return Err(IllegalChange { state: self.state, change: "be renewed" });
                 }
+                if shown.is_some_and(|shown| !self.may_be_shown(shown)) {
+                    return Err(IllegalChange { state: self.state, change: "be renewed by who shows that generation" });
+                }
+                next.acknowledged = self.acknowledged.max(shown.unwrap_or(0));
                 next.expires_at = whole_second(expires_at).min(self.renew_until);
                 next.live_until = next.accepted_until();
                 next.handle = handle;

@@ -57,6 +57,9 @@ fn check(lease: &Lease, generation: u32) -> Result<()> {
     if generation < lease.acknowledged {
         return refuse(format!("generation {} was acknowledged already", lease.acknowledged));
     }
+    if lease.enrolled && generation > lease.acknowledged && generation < lease.generation {
+        return refuse(format!("the lease is at generation {}; acknowledge that one", lease.generation));
+    }
     Ok(())
 }
 

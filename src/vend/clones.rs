@@ -52,10 +52,14 @@ fn superseded(lease: &Lease, shown: u32, on_clone: OnClone) -> Error {
         OnClone::Alert => "it stays with its other holder",
         OnClone::Revoke => "it is revoked",
     };
-    let acknowledged = lease.acknowledged;
+    let (acknowledged, newest) = (lease.acknowledged, lease.generation);
+    let other = match shown > acknowledged {
+        true => format!("who showed generation {acknowledged} asked for generation {newest} since"),
+        false => format!("generation {acknowledged} was acknowledged"),
+    };
     let why = format!(
-        "you showed generation {shown} of this lease, and generation {acknowledged} was acknowledged: somebody else holds it too, and {what}; \
-         tell the operators, and issue a new lease"
+        "you showed generation {shown} of this lease, and {other}: somebody else holds it too, and {what}; tell the operators, and issue a \
+         new lease"
     );
     Error::new(Code::GenerationSuperseded, why)
 }

@@ -77,10 +77,12 @@ impl Vend {
 
         // 3. Put it on record, and answer.
         self.record(vec![Self::done_by(call, &grant, &renewed, None, now)]).await?;
+        self.supersede(&renewed).await?;
         Ok(Issued { lease: renewed, credential, now })
     }
 
-    /// A lease that the caller shows. What it says of its generation must be so: who has an older one than was acknowledged is a clone.
+    /// A lease that the caller shows. What it says of its generation must be so: who has an older one than was acknowledged is a clone, and so
+    /// is who shows a certificate that was never given to who has asked for another one since.
     pub(super) async fn find_shown(&self, call: &Call, rules: &Rules, shown: Shown, now: Timestamp) -> Result<Lease> {
         let about = || About { lease: Some(shown.lease), ..About::default() };
         let lease = match self.find(shown.lease).await {
@@ -94,7 +96,8 @@ impl Vend {
         if let Err(denial) = rules.book.decide_hold(&call.identity, &lease, now) {
             return Err(self.denied(call, about(), *denial, now).await);
         }
-        if generation < lease.acknowledged {
+        let forked = by_certificate.filter(|shown| !lease.may_be_shown(*shown));
+        if let Some(generation) = forked.or(Some(generation).filter(|generation| *generation < lease.acknowledged)) {
             return Err(self.clone_found(&call.origin, &*call.identity, &lease, generation).await);
         }
         if let Some(generation) = shown.generation.filter(|said| *said > lease.generation) {
@@ -131,14 +134,18 @@ impl Vend {
             Some(reservation) => self.remake(call, stored, issuer, &order, &reservation).await?,
         };
         let Minted { credential, handle, expires_at, .. } = minted;
-        let change = Change::Renew { at: now, expires_at: expires_at.max(stored.expires_at), handle };
-        Ok((self.write_renewed(stored, &change).await?, credential))
+        let shown = shown_by(&call.identity, &stored);
+        let change = Change::Renew { at: now, expires_at: expires_at.max(stored.expires_at), handle, shown };
+        Ok((self.write_renewed(stored, &change, shown).await?, credential))
     }
 
     /// Writes a renewal. What changed meanwhile and leaves state, credential and stream as they were (an acknowledgement) is no reason to
-    /// throw away what was made.
-    async fn write_renewed(&self, mut stored: Lease, change: &Change) -> Result<Lease> {
+    /// throw away what was made, unless the generation that was shown is superseded by it.
+    async fn write_renewed(&self, mut stored: Lease, change: &Change, shown: Option<u32>) -> Result<Lease> {
         for _ in 0..MAX_ROUNDS {
+            if shown.is_some_and(|shown| !stored.may_be_shown(shown)) {
+                break;
+            }
             let renewed = stored.apply(change.clone()).map_err(|illegal| super::defect(&illegal.to_string()))?;
             if self.swap_is_done(&renewed).await? {
                 return Ok(renewed);

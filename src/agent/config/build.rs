@@ -177,6 +177,9 @@ fn role_config(reader: &mut Reader, section: At<RoleSection>) -> RoleConfig {
             if owner.is_some() || group.is_some() || mode.is_some() || !files.is_empty() {
                 faults.push("owner, group, mode and files are for files: name their dir".to_owned());
             }
+            if on_change.is_some() {
+                faults.push("on_change tells of files: name their dir".to_owned());
+            }
             None
         }
     };

@@ -83,7 +83,7 @@ impl Certificate {
 
     /// The roots that came with it, each DER.
     pub fn roots(&self) -> &[Vec<u8>] {
-        x509(&self.fresh).map_or(&[], |found| &found.root_der)
+        roots(Some(&self.fresh))
     }
 
     /// Its key, PKCS #8 DER.
@@ -120,9 +120,15 @@ impl View {
         self.roles.iter().filter_map(|(role, following)| Certificate::of(role, following.borrow().clone()?)).collect()
     }
 
-    /// The trust bundle, when it came.
+    /// The trust bundle, when it came: of the CAs that issued the agent's certificates, for a trust domain is not trusted by way of another
+    /// CA of the same service. All of it where the agent has none.
     pub fn bundle(&self) -> Option<Arc<Bundle>> {
-        self.bundle.borrow().clone()
+        let bundle = self.bundle.borrow().clone()?;
+        let own: Vec<Vec<u8>> = self.all.iter().flat_map(|role| roots(role.borrow().as_deref()).to_vec()).collect();
+        if own.is_empty() || bundle.cas.len() < 2 {
+            return Some(bundle);
+        }
+        Some(Arc::new(bundle.of_the_cas_of(&own)))
     }
 
     /// The trust domains that the bundle is of: the configured one, and those of the agent's certificates, which the same service issued.
@@ -144,6 +150,11 @@ async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         pending::<()>().await;
     }
+}
+
+/// The roots that came with a certificate, each DER; none with another kind.
+fn roots(fresh: Option<&Fresh>) -> &[Vec<u8>] {
+    fresh.and_then(x509).map_or(&[], |found| &found.root_der)
 }
 
 fn x509(fresh: &Fresh) -> Option<&X509Credential> {

@@ -41,7 +41,7 @@ impl Agent {
 pub async fn run(connection: Connection, command: Agent, env: Env<'_>, out: &mut dyn Write) -> Outcome {
     match command {
         Agent::Enroll(args) => enroll::run(connection, args, env, out).await,
-        Agent::Run(args) => serve(args).await,
-        Agent::Check(args) => run::check(&args, out),
+        Agent::Run(args) => serve(&connection, args).await,
+        Agent::Check(args) => run::check(&connection, &args, out),
     }
 }

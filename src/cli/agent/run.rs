@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, ValueHint};
 use crate::{
     agent::{config::Config, run as agent},
     cli::{
+        connection::Connection,
         exit::{Exit, Outcome},
         output,
     },
@@ -30,13 +31,15 @@ pub struct Configured {
 }
 
 /// Runs the agent until it is told to end.
-pub async fn run(args: Configured) -> Outcome {
+pub async fn run(connection: &Connection, args: Configured) -> Outcome {
+    refuse_flags(connection)?;
     let config = load(&args)?;
     agent::run(config, &args.config).await?;
     Ok(Exit::Done)
 }
 
-pub(super) fn check(args: &Configured, out: &mut dyn Write) -> Outcome {
+pub(super) fn check(connection: &Connection, args: &Configured, out: &mut dyn Write) -> Outcome {
+    refuse_flags(connection)?;
     let config = load(args)?;
     for warning in agent::trial(&config)? {
         output::note(&format!("warning: {warning}"), false);
@@ -44,6 +47,14 @@ pub(super) fn check(args: &Configured, out: &mut dyn Write) -> Outcome {
     let roles = config.roles.len();
     writeln!(out, "{}: {roles} role{}, server {}", args.config.display(), if roles == 1 { "" } else { "s" }, config.server.address)?;
     Ok(Exit::Done)
+}
+
+/// A flag that has no effect must not seem to have one.
+fn refuse_flags(connection: &Connection) -> Result<()> {
+    match connection.is_given() {
+        true => Err(Error::usage("the agent's configuration says where the server is and who the agent is: leave the flags away")),
+        false => Ok(()),
+    }
 }
 
 /// Every fault is told on a line of its own.

@@ -48,6 +48,12 @@ impl Claim {
         Self { by, until: now.checked_add(CLAIM_LIFE).unwrap_or(now) }
     }
 
+    /// Until when somebody may still be making a credential, seen at `now`: no longer than a claim that began now. A server whose clock is ahead
+    /// claims for as much longer, and must not keep the next one from its work when it dies.
+    pub fn lapses_by(self, now: Timestamp) -> Timestamp {
+        self.until.max(now).min(Self::to_rotate(self.by, now).until)
+    }
+
     /// Whether somebody may still be making a credential.
     pub fn is_live(self, now: Timestamp) -> bool {
         now < self.until

@@ -92,6 +92,15 @@ impl Lease {
         lists
     }
 
+    /// Whether the holder of an enrolled lease may show the certificate of this generation: the newest, or the one that it acknowledged.
+    ///
+    /// A renewal acknowledges the generation that it was asked for with, and no other can be acknowledged than the newest. So each one that is
+    /// newer than what was acknowledged was made for who showed just that, and had none of the others: it comes back for another one when an
+    /// answer was lost. Who shows one in between got an answer that the other one never had, and is another holder.
+    pub fn may_be_shown(&self, generation: u32) -> bool {
+        generation == self.generation || generation == self.acknowledged
+    }
+
     /// The generation of the certificate with this serial (lower-case hex), if it is one of those that live under this lease.
     pub fn generation_of(&self, serial: &str) -> Option<u32> {
         let Handle::X509 { serials, .. } = &self.handle else { return None };

@@ -118,7 +118,7 @@ fn held(seed: [u8; 10], life: i64) -> Lease {
 }
 
 fn renewed(lease: &Lease, at: Timestamp, expires_at: Timestamp) -> Lease {
-    lease.apply(Change::Renew { at, expires_at, handle: lease.handle.clone() }).unwrap()
+    lease.apply(Change::Renew { at, expires_at, handle: lease.handle.clone(), shown: None }).unwrap()
 }
 
 #[test]
@@ -130,6 +130,9 @@ fn a_claim_is_live_until_it_lapses_or_its_work_is_done() {
     // Another server that takes the holder over waits until the first one's claim has lapsed.
     let taken = claimed.apply(Change::TakeUp { by: ServerId(2), at: at(302), next_key: None }).unwrap().claim.unwrap();
     assert_eq!((taken.by, taken.until), (ServerId(2), at(310)));
+    let ahead = held([1; 10], 600).apply(Change::Claim(Claim::to_rotate(ServerId(1), at(3600)))).unwrap();
+    let taken = ahead.apply(Change::TakeUp { by: ServerId(2), at: at(302), next_key: None }).unwrap().claim.unwrap();
+    assert_eq!((taken.by, taken.until), (ServerId(2), at(312)), "a clock that is ahead holds up nobody for longer");
     let revoking = claimed.apply(Change::BeginRevoke { at: at(306) }).unwrap();
     assert!(
         revoking.apply(Change::Claim(claim)).is_err() && revoking.apply(Change::Acknowledge { generation: 1, next_key: None }).is_err()

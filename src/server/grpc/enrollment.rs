@@ -102,8 +102,14 @@ impl Edge {
         };
         let error = match self.unbroken(redeeming, drop).await {
             Ok(issued) => return Ok(issued),
-            // What is wrong with a good code's request is on record already; so is what nobody could help.
-            Err(error) if error.code() != Code::EnrollmentCode => return Err(error),
+            // What is wrong with a good code's request is on record already; so is what nobody could help. It counts as a guess: who has one
+            // code must not fill the record with what is refused under it.
+            Err(error) if error.code() != Code::EnrollmentCode => {
+                if let Some(address) = origin.peer_address.filter(|_| error.code().is_refusal()) {
+                    self.limiters.guessed_wrong(address);
+                }
+                return Err(error);
+            }
             Err(error) => error,
         };
         let Some(address) = origin.peer_address else { return Err(self.enrollments.refused(&origin, error).await) };

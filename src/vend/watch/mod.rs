@@ -166,7 +166,7 @@ impl Vend {
         };
 
         // 5. Whoever was making the next one before may still do so.
-        let free = rival.filter(|claim| claim.is_live(now)).map_or(now, |claim| claim.until);
+        let free = rival.map_or(now, |claim| claim.lapses_by(now));
         let due = first_look(&first.lease).max(free);
         Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
     }
@@ -193,6 +193,7 @@ impl Vend {
         let mut event = Self::done_by(call, &grant, &lease, None, now);
         event.detail.push("the credential before it never reached its holder".to_owned());
         self.record(vec![event]).await?;
+        self.supersede(&lease).await?;
         Ok(Watched { lease, credential: Some(credential), now })
     }
 

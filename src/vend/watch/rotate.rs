@@ -22,6 +22,7 @@ use crate::{
     store::{MAX_BATCH, Swap},
     vend::{
         Rules, Vend,
+        first::shown_by,
         record::{About, event_of},
         renew::next_order,
     },
@@ -37,7 +38,7 @@ pub const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 /// The shortest time between two looks at a stream that nothing is wrong with, however short the lives of its credentials.
 const SHORTEST_PAUSE: SignedDuration = SignedDuration::from_millis(100);
 
-/// How often a stream without a next key is looked at at most: its holder may have given one to another server.
+/// How often a stream without a next key, or an acknowledgement, is looked at at most: its holder may have given one to another server.
 const KEY_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How often a swap whose outcome is unknown is repeated, which is safe.
@@ -177,7 +178,13 @@ impl Vend {
         if now < window.start {
             return Verdict::Later(window.start);
         }
-        if let Handle::X509 { next_key: None, .. } = lease.handle {
+        if shown_by(&stream.call.identity, lease).is_some_and(|shown| !lease.may_be_shown(shown)) {
+            let why = "a newer certificate of the lease is in use; watch it over a connection that shows that one";
+            return Verdict::End(Error::new(Code::GenerationSuperseded, why));
+        }
+        // What an enrolled agent does not say that it has is not followed by more: see [`Lease::may_be_shown`].
+        let unsaid = lease.enrolled && lease.acknowledged < lease.generation;
+        if unsaid || matches!(lease.handle, Handle::X509 { next_key: None, .. }) {
             return Verdict::Later(after(now, (lease.expires_at.duration_since(now) / 32).max(KEY_PAUSE)));
         }
         match rules.book.decide_rotate(&stream.call.identity, lease, stream.terms, stream.call.origin.peer_address, now) {
@@ -248,7 +255,7 @@ impl Vend {
             let minted = rules.issuers.of(&grant.role().spec).mint(&next_order(&grant, &lease, &Input::None, now)).await;
             let renewed = minted.map_err(|failed| failed.error).and_then(|minted| {
                 let Minted { credential, handle, expires_at, .. } = minted;
-                let change = Change::Renew { at: now, expires_at: expires_at.max(lease.expires_at), handle };
+                let change = Change::Renew { at: now, expires_at: expires_at.max(lease.expires_at), handle, shown: None };
                 let lease = lease.apply(change).map_err(|illegal| crate::vend::defect(&illegal.to_string()))?;
                 Ok((lease, credential))
             });

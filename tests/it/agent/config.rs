@@ -58,6 +58,7 @@ fn everything_that_can_be_said_is_taken() {
         [[role]]
         name = "token"
         audience = "sts.amazonaws.com"
+        dir = "token"
         on_change = { signal = "SIGHUP", pid_file = "x.pid" }
         [sockets.sds]
         path = "sds.sock"
@@ -76,7 +77,7 @@ fn everything_that_can_be_said_is_taken() {
     assert_eq!((place.owner.as_ref(), place.group.as_ref()), (Some(&User::Name("root".to_owned())), Some(&Group::Id(33))));
     assert_eq!((place.mode, place.names.of("tls.crt"), place.names.of("ca.crt")), (Mode(0o640), "cert.pem", "ca.crt"));
     assert!(matches!(&site.on_change, Some(OnChange::Command { words, timeout, .. }) if words.len() == 2 && timeout.as_secs() == 60));
-    assert_eq!((token.role.as_str(), token.audience.as_deref(), &token.place), ("token", Some("sts.amazonaws.com"), &None));
+    assert_eq!((token.role.as_str(), token.audience.as_deref()), ("token", Some("sts.amazonaws.com")));
     assert!(matches!(&token.on_change, Some(OnChange::Signal { pid_file, .. }) if *pid_file == here("x.pid")));
     assert_eq!(config.sockets.sds.unwrap().path, here("sds.sock"));
 }
@@ -128,11 +129,12 @@ fn what_cannot_be_meant_is_refused() {
         ("ttl = \"0s\"", "at least 1s"),
         ("audience = \"a b\"", "audience"),
         ("role = \"No\"", "role:"),
-        ("on_change = { signal = \"KILL\", pid_file = \"p\" }", "none of HUP"),
-        ("on_change = { signal = \"HUP\" }", "signal and pid_file"),
-        ("on_change = { command = [\"x\"], timeout = \"11m\" }", "at most 600s"),
-        ("on_change = { signal = \"HUP\", pid_file = \"p\", timeout = \"1s\" }", "for a command"),
-        ("on_change = { command = [\"x\"], env = { \"A=B\" = \"c\" } }", "cannot be a variable"),
+        ("dir = \"x\"\non_change = { signal = \"KILL\", pid_file = \"p\" }", "none of HUP"),
+        ("dir = \"x\"\non_change = { signal = \"HUP\" }", "signal and pid_file"),
+        ("on_change = { command = [\"x\"] }", "tells of files"),
+        ("dir = \"x\"\non_change = { command = [\"x\"], timeout = \"11m\" }", "at most 600s"),
+        ("dir = \"x\"\non_change = { signal = \"HUP\", pid_file = \"p\", timeout = \"1s\" }", "for a command"),
+        ("dir = \"x\"\non_change = { command = [\"x\"], env = { \"A=B\" = \"c\" } }", "cannot be a variable"),
         ("[[role]]\nname = \"web\"", "two roles"),
         ("[identity]\nplatform = \"auto\"", "write github"),
         ("[identity]\ntoken_file = \"t\"\ncertificate = \"c\"\nkey = \"k\"", "give one of"),

@@ -3,6 +3,7 @@
 mod aws;
 mod config;
 mod hooks;
+mod keeper;
 mod notify;
 mod publish;
 mod run;

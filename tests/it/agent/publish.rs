@@ -1,6 +1,7 @@
 //! A role's files on disk: whole, durable, owned and readable as configured, and never a moment without.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, Permissions},
     os::{
         fd::AsRawFd,
@@ -196,10 +197,17 @@ fn the_same_again_changes_nothing_and_the_bundle_goes_into_the_ca_file() {
     assert!(!put(&Publisher::open(&world.place()).unwrap(), &fresh));
 
     let next = Ca::new(world.folder.path(), "next");
-    let bundle = Bundle { version: "2".to_owned(), roots_der: vec![der(&next.cert), der(&world.ca.cert)], jwks: String::new() };
+    let other = Ca::new(world.folder.path(), "other");
+    let (old, new, other) = (der(&world.ca.cert), der(&next.cert), der(&other.cert));
+    let bundle = Bundle {
+        version: "2".to_owned(),
+        roots_der: vec![new.clone(), old.clone(), other.clone()],
+        cas: BTreeMap::from([("issuing".to_owned(), vec![old, new]), ("partners".to_owned(), vec![other])]),
+        jwks: String::new(),
+    };
     publisher.stage(&fresh, Some(&bundle)).unwrap().expect("the roots are others").commit().unwrap();
     let roots = fs::read_to_string(publisher.dir().join("ca.crt")).unwrap();
-    assert_eq!(roots.matches("-----BEGIN CERTIFICATE-----").count(), 2, "each once: {roots}");
+    assert_eq!(roots.matches("-----BEGIN CERTIFICATE-----").count(), 2, "each once, and none of another CA: {roots}");
     assert!(publisher.stage(&fresh, Some(&bundle)).unwrap().is_none());
 }
 

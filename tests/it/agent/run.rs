@@ -114,7 +114,7 @@ fn wait_rotation(world: &World, before: Option<&str>) -> String {
 /// How many leases of the role there are, living or dead.
 fn leases(world: &World, caller: &Caller) -> usize {
     let said = world.cli(caller, ["lease", "list", "--role", "web", "-o", "json"]).json();
-    said["leases"].as_array().unwrap_or_else(|| panic!("{said}")).len()
+    said.as_array().unwrap_or_else(|| panic!("{said}")).len()
 }
 
 fn hook_runs(world: &World) -> Vec<String> {

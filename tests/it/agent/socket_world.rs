@@ -125,7 +125,12 @@ impl World {
     /// Puts the bundle: these roots, and the key that signs JWTs.
     pub fn put_bundle(&self, roots: &[&Path]) {
         let roots_der = roots.iter().map(|root| der(root)).collect();
-        self.bundle.send_replace(Some(Arc::new(Bundle { version: "1".to_owned(), roots_der, jwks: self.jwts.jwks() })));
+        self.bundle.send_replace(Some(Arc::new(Bundle {
+            version: "1".to_owned(),
+            roots_der,
+            jwks: self.jwts.jwks(),
+            ..Bundle::default()
+        })));
     }
 
     /// A channel to a socket.

@@ -14,13 +14,14 @@ use daypass::{
     agent::identity::{IdentityDir, Keeper},
     client::{error::Kind, settings::Roots},
     clock::SystemClock,
+    proto::v1::{RedeemRequest, X509Input, enrollment_service_client::EnrollmentServiceClient},
 };
 use rustls::{ClientConfig, RootCertStore, client::ResolvesClientCert, crypto::aws_lc_rs, sign::CertifiedKey, version::TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{io::AsyncReadExt, sync::watch};
 
 use crate::e2e::{
-    wire::{block_on, connect},
+    wire::{block_on, channel, connect},
     world::{Caller, Said, World},
 };
 
@@ -157,6 +158,29 @@ fn wrong_codes_of_one_address_are_bounded() {
     let recorded = world.records().iter().filter(|record| record["method"] == "EnrollmentService/Redeem").count();
     assert_eq!(recorded, 2, "and so is their record");
     assert_eq!(enroll(&world, &state, &code(&world)).code, 0, "a good code is good all the same");
+}
+
+/// Who has a good code must not write into the record without bound.
+#[test]
+fn what_is_refused_under_a_good_code_is_bounded_too() {
+    let mut world = World::start();
+    world.stop();
+    world.limit("failed_logins_per_address_per_minute = 1");
+    world.start_again();
+    let code = code(&world);
+    let refused = block_on(async {
+        let mut service = EnrollmentServiceClient::new(channel(&world, &Caller::nobody()).await);
+        let mut refused = Vec::new();
+        for _ in 0..12 {
+            let request = RedeemRequest { code: code.clone(), x509: Some(X509Input { csr_der: vec![0x30, 0] }) };
+            refused.push(service.redeem(request).await.unwrap_err().code());
+        }
+        refused
+    });
+    assert!(refused[..10].iter().all(|code| *code == tonic::Code::InvalidArgument), "{refused:?}");
+    assert!(refused[10..].iter().all(|code| *code == tonic::Code::ResourceExhausted), "{refused:?}");
+    let recorded = world.records().iter().filter(|record| record["method"] == "EnrollmentService/Redeem").count();
+    assert_eq!(recorded, 10);
 }
 
 /// A short life: the keeper renews, everybody takes the new one up, and only then the old one ends.

@@ -4,11 +4,13 @@ use std::{collections::HashMap, time::Duration};
 
 use daypass::{
     client::{Client, csr, types::Issued},
-    model::{error::Code, event::Outcome, lease::LeaseState, role::OnClone},
+    model::{error::Code, event::Outcome, lease::LeaseState, request::Input, role::OnClone},
+    vend::{HeldLease, WatchRequest, WatchWhat},
 };
+use futures::StreamExt;
 use serde_json::Value;
 
-use super::world::{World as Heart, caller, failed, origin, peer};
+use super::world::{Key, World as Heart, caller, failed, origin, peer};
 use crate::{
     e2e::{
         two_servers::Second,
@@ -63,6 +65,59 @@ async fn an_older_certificate_that_still_gets_in_is_a_clones() {
     let found = world.events().into_iter().find(|event| event.method == "clone/found").expect("on record");
     assert_eq!((found.outcome, found.lease_id), (Outcome::Denied, Some(lease.id)));
     assert_eq!(found.actor.unwrap().subject, "spiffe://dev/agent/acme/scanner");
+}
+
+/// A thief who acknowledges nothing, and renews in the moment between the holder's renewal and its acknowledgement, has the newest certificate
+/// beside the one that is acknowledged: it must not go on so unseen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_renews_before_the_acknowledgement_is_found_at_it() {
+    for world in [Heart::on_sqlite(), Heart::on_redis()] {
+        let (lease, first) = world.agent("acme").await;
+        let (_, held) = world.renew(&first, lease.id, Some(1)).await.unwrap();
+        let (_, stolen) = world.renew(&first, lease.id, None).await.unwrap();
+        let error = failed(world.servers[1].vend.acknowledge(&held, lease.id, 2, None).await);
+        assert_eq!(error.code(), Code::GenerationSuperseded, "{error}");
+        assert!(matches!(world.stored(lease.id).await.state, LeaseState::Revoking | LeaseState::Revoked));
+        assert_eq!(failed(world.renew(&stolen, lease.id, None).await).code(), Code::LeaseState, "both lose it");
+        assert_eq!(world.revoked().await.len(), 3);
+    }
+}
+
+/// The same where the holder acknowledges nothing at all: what each shows when it renews is what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_acknowledges_what_it_was_asked_for_with() {
+    let world = Heart::on_sqlite();
+    let (lease, first) = world.agent("acme").await;
+    // An answer that was lost, twice: nobody has what it held.
+    for _ in 0..2 {
+        world.renew(&first, lease.id, Some(1)).await.unwrap();
+    }
+    let (_, fourth) = world.renew(&first, lease.id, Some(1)).await.unwrap();
+    assert!(world.revoked().await.is_empty());
+    let (fifth, call) = world.renew(&fourth, lease.id, Some(4)).await.unwrap();
+    assert_eq!((fifth.generation, fifth.acknowledged), (5, 4));
+    assert_eq!(world.revoked().await.len(), 3, "what nobody uses any more");
+    world.servers[1].vend.acknowledge(&call, lease.id, 4, None).await.unwrap();
+    world.servers[1].vend.acknowledge(&call, lease.id, 5, None).await.unwrap();
+    assert_eq!(failed(world.renew(&first, lease.id, None).await).code(), Code::GenerationSuperseded);
+}
+
+/// A stream makes no certificate after one of which nobody has said that it has it: there would be two that were made for the same holder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_the_acknowledgement_of_what_it_gave() {
+    let world = Heart::on_sqlite();
+    let (lease, first) = world.agent("acme").await;
+    let Input::X509 { csr_der } = Key::new().csr() else { panic!("no CSR") };
+    let what = WatchWhat::Held(HeldLease { id: lease.id, generation: 1, ttl: None, input: Input::None });
+    let vend = &world.servers[0].vend;
+    let mut watched = vend.watch(&first, WatchRequest { what, next_csr: Some(csr_der) }).await.unwrap();
+    assert_eq!(watched.stream.next().await.unwrap().unwrap().lease.generation, 1);
+    world.clock.forward(lease.rotation().unwrap().start.duration_since(vend.now()));
+    assert_eq!(vend.rotate_due().await.unwrap(), 1);
+    assert_eq!(world.stored(lease.id).await.generation, 1);
+    vend.acknowledge(&first, lease.id, 1, None).await.unwrap();
+    assert_eq!(vend.rotate_due().await.unwrap(), 1);
+    assert_eq!(watched.stream.next().await.unwrap().unwrap().lease.generation, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

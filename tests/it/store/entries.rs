@@ -141,7 +141,7 @@ async fn what_breaks_a_bound_is_refused(store: &dyn EntryStore) {
 
 async fn a_full_collection_takes_changes_and_nothing_new(store: &dyn EntryStore) {
     let numbers: Vec<usize> = (0..MAX_ENTRIES).collect();
-    for batch in numbers.chunks(500) {
+    for batch in numbers.chunks(50) {
         let writes = batch.iter().map(|n| async move { store.write_entry(KEYS, &entry(&format!("k{n}"), 1, b"")).await.unwrap() });
         assert!(join_all(writes).await.into_iter().all(|written| written));
     }

@@ -147,7 +147,12 @@ pub fn changed(lease: &Lease, change: Change) -> Lease {
 pub fn renewed(lease: &Lease) -> Lease {
     changed(
         lease,
-        Change::Renew { at: lease.issued_at, expires_at: lease.expires_at + SignedDuration::from_secs(60), handle: lease.handle.clone() },
+        Change::Renew {
+            at: lease.issued_at,
+            expires_at: lease.expires_at + SignedDuration::from_secs(60),
+            handle: lease.handle.clone(),
+            shown: None,
+        },
     )
 }
 

@@ -293,9 +293,12 @@ async fn take(store: &dyn LeaseStore, reference: &mut Reference, puts: &mut Vec<
 
 fn next(lease: &Lease, kind: Kind, now: i64) -> Lease {
     let change = match kind {
-        Kind::Renew => {
-            Change::Renew { at: lease.issued_at, expires_at: lease.expires_at + SignedDuration::from_secs(7), handle: lease.handle.clone() }
-        }
+        Kind::Renew => Change::Renew {
+            at: lease.issued_at,
+            expires_at: lease.expires_at + SignedDuration::from_secs(7),
+            handle: lease.handle.clone(),
+            shown: None,
+        },
         Kind::Claim => Change::Claim(Claim { by: ServerId(now.unsigned_abs()), until: at(now) }),
         Kind::Acknowledge => Change::Acknowledge { generation: lease.generation, next_key: Some("30".repeat(91)) },
         Kind::Revoke => Change::BeginRevoke { at: at(now) },

@@ -111,7 +111,7 @@ impl LeaseStore for FaultyStore {
         if self.1.loses_race() {
             let ids: Vec<LeaseId> = leases.iter().map(|lease| lease.id).collect();
             let renewed = self.0.get(&ids).await?.into_iter().flatten().map(|lease| {
-                let change = Change::Renew { at: lease.issued_at, expires_at: lease.expires_at, handle: lease.handle.clone() };
+                let change = Change::Renew { at: lease.issued_at, expires_at: lease.expires_at, handle: lease.handle.clone(), shown: None };
                 lease.apply(change).unwrap()
             });
             self.0.swap(&renewed.collect::<Vec<_>>()).await?;

@@ -6,10 +6,10 @@ use daypass::{
     model::{
         SignedDuration,
         error::Code,
-        lease::{CLAIM_LIFE, LeaseId},
+        lease::{CLAIM_LIFE, Change, Claim, LeaseId, ServerId},
     },
     store::{
-        LeaseStore,
+        LeaseStore, Swap,
         redis::{RedisOptions, RedisStore},
     },
     vend::{Vend, WatchLimits},
@@ -87,6 +87,27 @@ async fn a_server_that_dies_with_a_claim_is_waited_for_and_then_taken_over() {
         assert_eq!(again.lease.generation, 2);
         assert_eq!(made(&world).get(&(lease.id, 2)), Some(&1));
     }
+}
+
+/// A server whose clock is an hour ahead claims for an hour longer; the holder of a lease that dies sooner must not wait so long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_by_a_clock_that_is_ahead_is_waited_for_no_longer_than_any() {
+    let world = World::new();
+    let second = fresh();
+    let holder = Holder::open(&world.vend, operator(), new_lease("web", &fresh(), Some(&second))).await.unwrap();
+    let lease = holder.lease.clone();
+    drop(holder);
+    until_due(&world.clock, &lease);
+    let claim = Claim::to_rotate(ServerId(7), world.vend.now() + SignedDuration::from_hours(1));
+    let claimed = world.stored(lease.id).await.unwrap().apply(Change::Claim(claim)).unwrap();
+    assert_eq!(world.store.swap(&[claimed]).await.unwrap(), [Swap::Done]);
+
+    let mut again = Holder::open(&world.vend, operator(), held(lease.id, 1, &fresh(), None)).await.unwrap();
+    rotate(&world.vend).await;
+    again.hears_nothing();
+    world.clock.forward(CLAIM_LIFE);
+    rotate(&world.vend).await;
+    assert!(second.fits(again.next().await));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,8 +127,13 @@ impl Running {
 
     fn with_readers(world: &World, state: &Path, life: Option<i64>, broken: bool) -> Self {
         let server = Operator::of(world);
-        let readers =
-            Arc::new(Readers { server: server.clone(), got: Mutex::default(), broken: broken.into(), told_too_early: Mutex::default() });
+        let readers = Arc::new(Readers {
+            server: server.clone(),
+            restarted: state.exists(),
+            got: Mutex::default(),
+            broken: broken.into(),
+            told_too_early: Mutex::default(),
+        });
         let kept = Kept { name: "web".to_owned(), role: "web".to_owned(), ttl: life.map(SignedDuration::from_secs), audience: None };
         let (desk_sender, desk) = watch::channel(None);
         let (status_sender, status) = watch::channel(KeeperStatus::default());
@@ -220,7 +225,7 @@ fn a_restart_takes_the_lease_up_and_a_server_that_is_away_costs_nothing() {
     world.start_again();
     wait_until(PATIENCE, "it watches again", || running.status.borrow().connected.then_some(()));
     wait_until(PATIENCE, "the failure is forgotten", || running.status.borrow().last_error.is_none().then_some(()));
-    assert_eq!(live_leases(&world), [first.lease.clone()]);
+    assert_eq!(live_leases(&world), std::slice::from_ref(&first.lease));
     assert!(running.got().iter().all(|delivered| *delivered == first), "nothing new was made");
     running.stop();
 }

@@ -241,7 +241,7 @@ async fn a_role_for_first_identities_is_never_issued() {
             assert!(matches!(code, Code::Denied | Code::RoleNotFound), "{role}: {code:?}");
         }
         let who = world.servers[0].vend.who_am_i(call).await.unwrap();
-        assert_eq!(who.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>(), ["web"]);
+        assert_eq!(who.roles.iter().map(daypass::model::name::RoleName::as_str).collect::<Vec<_>>(), ["web"]);
     }
     assert_eq!(world.active().await.len(), 1, "the agent's own");
 }

@@ -293,6 +293,25 @@ mod tests {
             }
         }
 
+        /// A server that has not looked since another key was made to sign goes on with the old one for as long as it may; what it signs last
+        /// does not outlive that key's publication.
+        #[test]
+        fn a_server_that_knows_late_signs_nothing_that_outlives_its_key(schedule in schedules(), second in 1_i64..100_000) {
+            let mut world = World::new(schedule);
+            world.pass(0, at(0), false);
+            world.administer(Act::Prepare, at(second));
+            world.pass(1, at(second), false);
+            world.administer(Act::Force, at(second));
+            let last = at(second) + schedule.stale_after();
+            prop_assert_eq!(world.sign(1, LONGEST_LIFE, last).map(|key| key.0), Some(1), "it knows the old key alone");
+            prop_assert_eq!(world.sign(1, LONGEST_LIFE, last + SignedDuration::from_secs(1)), None, "it knows too little by then");
+            let dies = last + LONGEST_LIFE;
+            world.pass(0, dies - SignedDuration::from_secs(1), false);
+            prop_assert!(world.keys.iter().any(|(number, _)| *number == 1));
+            world.pass(0, dies + RETIRE_MARGIN + SignedDuration::from_secs(1), false);
+            prop_assert!(world.keys.iter().all(|(number, _)| *number != 1), "it stays for longer than anybody needs it");
+        }
+
         /// With passes as often as they run, a key signs for as long as it should.
         #[test]
         fn rotation_is_on_time(schedule in schedules()) {

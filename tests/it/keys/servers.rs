@@ -119,7 +119,7 @@ fn a_restart_and_another_wrapping_key_keep_the_keys() {
         wait_until(SOON, "the gauge", || world.metrics().contains(&format!("daypass_keys_up{{ring=\"jwt\"}} {up}")).then_some(()));
     };
     up(&world, 0);
-    let shown = ca(&world, &["show"]).keys();
+    let shown = ca(&world, &["show", "jwt"]).keys();
     assert_eq!((states(&shown).len(), &shown[0]["algorithm"]), (1, &"".into()));
     world.reconfigure(|world| world.edit("daypass.toml", one, only));
     world.wait_ready(true, SOON);

@@ -44,8 +44,8 @@ pub use renew::Renewal;
 pub use revoke::{MAX_REASON, RevokeStep};
 pub use tail::TailFrom;
 pub use watch::{
-    HeldLease, LONGEST_PAUSE, Lane, Opened, RECENT_KEPT, REMOTE_AT_ONCE, ROTATE_BATCH, SeenRevoked, WATCH_PENDING, WatchLimits,
-    WatchRequest, WatchStream, WatchWhat, Watched, Watches,
+    HeldLease, LONGEST_PAUSE, Lane, Opened, RECENT_KEPT, REMOTE_AT_ONCE, ROTATE_BATCH, SeenRevoked, TAKEN_UP_AT_ONCE_PER_CALLER,
+    WATCH_PENDING, WatchLimits, WatchRequest, WatchStream, WatchWhat, Watched, Watches,
 };
 
 pub use crate::issuer::{jwt::Document, registry::RegistryToken};

@@ -5,6 +5,7 @@
 //! | here | a stream is opened: over a new lease, or over one that its holder has |
 //! | [`registry`] | the streams of this server, in order of when they are due |
 //! | [`stream`] | what a holder reads |
+//! | [`turns`] | how many leases are taken up at once |
 //! | [`rotate`] | the pass that makes the next credentials, many at a time |
 //! | [`remote`] | the same where a remote system makes them |
 //! | [`revoked`] | a revocation at any server ends the stream here |
@@ -17,6 +18,7 @@ mod remote;
 mod revoked;
 mod rotate;
 mod stream;
+mod turns;
 
 use self::{registry::Opening, rotate::first_look};
 pub use self::{
@@ -25,6 +27,7 @@ pub use self::{
     revoked::{RECENT_KEPT, SeenRevoked},
     rotate::{LONGEST_PAUSE, ROTATE_BATCH},
     stream::{WATCH_PENDING, WatchStream, Watched},
+    turns::TAKEN_UP_AT_ONCE_PER_CALLER,
 };
 use super::{Call, Rules, Vend, record::About, renew::Shown};
 use crate::{
@@ -86,7 +89,7 @@ impl Vend {
     ///
     /// # Errors
     /// Those of [`Vend::issue`]; for a lease that the caller has those of [`Vend::renew`], and `LeaseState` for a generation that was
-    /// never made; `RateLimited` past [`WatchLimits`].
+    /// never made; `RateLimited` past [`WatchLimits`]; `Unavailable` when others take up leases for longer than a turn may be waited for.
     pub async fn watch(&self, call: &Call, request: WatchRequest) -> Result<Opened> {
         let WatchRequest { what, next_csr } = request;
         match what {
@@ -131,11 +134,21 @@ impl Vend {
 
     async fn watch_held(&self, call: &Call, held: HeldLease, next_csr: Option<Vec<u8>>) -> Result<Opened> {
         let HeldLease { id, generation, ttl, input } = held;
-        let now = self.clock.now();
         let rules = self.rules.load_full();
         let about = || About { lease: Some(id), ..About::default() };
 
-        // 1. Decide, on the lease as it is stored and what its holder shows of it.
+        // 1. Wait for a turn: what follows goes to the store several times.
+        let turn = async {
+            let reservation = self.watches.reserve(&call.identity, Some(id))?;
+            Ok((reservation.turn().await?, reservation))
+        };
+        let (turn, reservation) = match turn.await {
+            Ok(turn) => turn,
+            Err(error) => return Err(self.ended(call, about(), error, self.clock.now()).await),
+        };
+        let now = self.clock.now();
+
+        // 2. Decide, on the lease as it is stored and what its holder shows of it.
         let stored = self.find_shown(call, &rules, Shown { lease: id, generation: Some(generation) }, now).await?;
         let terms = WatchTerms { ttl, shown_at: now };
         if let Err(denial) = rules.book.decide_watch(&call.identity, &stored, terms, call.origin.peer_address, now) {
@@ -143,21 +156,22 @@ impl Vend {
         }
         let taken = async {
             let next_key = self.next_key(&rules, &stored, next_csr.as_deref())?;
-            let reservation = self.watches.reserve(&call.identity, Some(id))?;
-            // 2. Use the token up: it may not carry the lease past what a fresh one would.
+            // 3. Use the token up: it may not carry the lease past what a fresh one would.
             let same = [b"watch".as_slice(), id.as_bytes(), &generation.to_be_bytes(), input.bytes()].concat();
             self.spend_token(call, &stored, &same).await?;
-            // 3. Mark where the stream is: no other server rotates the lease from now on.
+            // 4. Mark where the stream is: no other server rotates the lease from now on.
             let (by, at, rival) = (self.watches.server(), now, stored.claim);
             let taken = self.change(stored, |_| Some(Change::TakeUp { by, at, next_key: next_key.clone() })).await?;
-            Ok((reservation, taken, rival))
+            Ok((taken, rival))
         };
-        let (reservation, taken, rival) = match taken.await {
+        let (taken, rival) = match taken.await {
             Ok(taken) => taken,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
 
-        // 4. What was made and never reached its holder is made up for.
+        // 5. What was made and never reached its holder is made up for.
+        // A remote system that is slow keeps nobody else waiting.
+        let _turn = (Lane::of(taken.kind) == Lane::Here).then_some(turn);
         let first = if generation < taken.generation {
             self.make_up(call, &rules, &taken, terms, &input, now).await?
         } else {
@@ -165,7 +179,7 @@ impl Vend {
             Watched { lease: taken, credential: None, now }
         };
 
-        // 5. Whoever was making the next one before may still do so.
+        // 6. Whoever was making the next one before may still do so.
         let free = rival.map_or(now, |claim| claim.lapses_by(now));
         let due = first_look(&first.lease).max(free);
         Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
@@ -198,10 +212,7 @@ impl Vend {
     }
 
     fn opening(&self, call: &Call, terms: WatchTerms, first: Watched, due: Timestamp) -> Opening {
-        let lane = match first.lease.kind {
-            CredentialKind::Aws | CredentialKind::Ecr => Lane::Remote,
-            CredentialKind::X509 | CredentialKind::Registry | CredentialKind::Jwt => Lane::Here,
-        };
+        let lane = Lane::of(first.lease.kind);
         let ends_at = first.now.checked_add(self.watches.age()).unwrap_or(Timestamp::MAX);
         Opening { lease: first.lease.id, lane, call: call.clone(), terms, ends_at, due, first }
     }

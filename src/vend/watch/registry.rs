@@ -9,11 +9,15 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-use super::stream::{WATCH_PENDING, WatchStream, Watched};
+use super::{
+    stream::{WATCH_PENDING, WatchStream, Watched},
+    turns::{CallerTurns, LONGEST_TURN, Turn, Turns},
+};
 use crate::{
     clock,
     model::{
         SignedDuration, Timestamp,
+        credential::CredentialKind,
         error::{Code, Error, Result},
         identity::Identity,
         lease::{LeaseId, ServerId},
@@ -49,6 +53,15 @@ pub enum Lane {
     Here,
     /// A remote system.
     Remote,
+}
+
+impl Lane {
+    pub(super) fn of(kind: CredentialKind) -> Self {
+        match kind {
+            CredentialKind::Aws | CredentialKind::Ecr => Self::Remote,
+            CredentialKind::X509 | CredentialKind::Registry | CredentialKind::Jwt => Self::Here,
+        }
+    }
 }
 
 /// What does not change of a stream.
@@ -95,12 +108,19 @@ struct Watching {
     due: Option<Timestamp>,
 }
 
+struct Caller {
+    /// Streams that it has or is about to have.
+    streams: usize,
+    /// For leases that it takes up.
+    turns: CallerTurns,
+}
+
 #[derive(Default)]
 struct State {
     watching: HashMap<LeaseId, Box<Watching>>,
     due: [BTreeSet<(Timestamp, LeaseId)>; 2],
-    /// How many streams each caller has or is about to have. Who has none is not remembered.
-    callers: HashMap<Arc<str>, usize>,
+    /// Who has streams, or is about to. Who has none is not remembered.
+    callers: HashMap<Arc<str>, Caller>,
     /// Places that are held for streams about to be entered.
     reserved: usize,
     /// The leases that were revoked lately at any server, as far as this one has seen it.
@@ -115,12 +135,24 @@ pub struct Watches {
     limits: WatchLimits,
     state: Mutex<State>,
     rings: [Notify; 2],
+    turns: Turns,
 }
 
 /// A place for a stream about to be entered; it is free again when this is dropped.
 pub(super) struct Reservation {
     watches: Arc<Watches>,
     caller: Arc<str>,
+    turns: CallerTurns,
+}
+
+impl Reservation {
+    /// Waits for a turn to take the lease up.
+    ///
+    /// # Errors
+    /// Those of [`CallerTurns::next`].
+    pub(super) async fn turn(&self) -> Result<Turn> {
+        self.turns.next().await
+    }
 }
 
 impl Drop for Reservation {
@@ -135,7 +167,7 @@ impl Watches {
     /// No stream yet, under these limits.
     pub(in crate::vend) fn new(limits: WatchLimits) -> Self {
         let server = ServerId(u64::from_be_bytes(clock::random()));
-        Self { server, limits, state: Mutex::default(), rings: [Notify::new(), Notify::new()] }
+        Self { server, limits, state: Mutex::default(), rings: [Notify::new(), Notify::new()], turns: Turns::new(LONGEST_TURN) }
     }
 
     /// The name of this server among those that share its store, drawn at its start.
@@ -206,14 +238,15 @@ impl Watches {
         }
         let name: Arc<str> = format!("{}\n{}", identity.tenant, identity.subject()).into();
         let caller = state.callers.get_key_value(&name).map_or(name, |(known, _)| known.clone());
-        let count = state.callers.entry(caller.clone()).or_default();
-        if *count >= self.limits.per_caller + spare {
+        let known = state.callers.entry(caller.clone()).or_insert_with(|| Caller { streams: 0, turns: self.turns.of_a_caller() });
+        if known.streams >= self.limits.per_caller + spare {
             let busy = format!("you have {} watches here, as many as one caller may have", self.limits.per_caller);
             return Err(Error::new(Code::RateLimited, busy));
         }
-        *count += 1;
+        known.streams += 1;
+        let turns = known.turns.clone();
         state.reserved += 1;
-        Ok(Reservation { watches: self.clone(), caller })
+        Ok(Reservation { watches: self.clone(), caller, turns })
     }
 
     /// Enters a stream with its first message. An earlier one of the same lease ends.
@@ -226,7 +259,9 @@ impl Watches {
         state.end(lease, taken_over());
         state.next += 1;
         let nth = state.next;
-        *state.callers.entry(caller.clone()).or_default() += 1;
+        if let Some(known) = state.callers.get_mut(&caller) {
+            known.streams += 1;
+        }
         // The channel is empty.
         let _sent = messages.try_send(Box::new(first));
         let stream = Arc::new(Stream { nth, lease, lane, call, terms, ends_at });
@@ -392,9 +427,9 @@ impl State {
     }
 
     fn forget_one_of(&mut self, caller: &Arc<str>) {
-        if let Some(count) = self.callers.get_mut(caller) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(known) = self.callers.get_mut(caller) {
+            known.streams -= 1;
+            if known.streams == 0 {
                 self.callers.remove(caller);
             }
         }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -18,6 +21,7 @@ use daypass::{
     },
     store::{LeaseStore, NewLease, Page, Put, Stats, Swap, TokenUseKey},
 };
+use tokio::sync::Semaphore;
 
 /// Whether a failing call has its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,32 @@ struct State {
     forever: bool,
     calls: HashMap<&'static str, usize>,
     races: usize,
+    gate: Option<(&'static str, Arc<Gate>)>,
+}
+
+/// Where calls of an operation wait until they are let through.
+pub struct Gate {
+    open: Semaphore,
+    waiting: AtomicUsize,
+}
+
+impl Gate {
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Lets all through, from now on.
+    pub fn open(&self) {
+        self.open.close();
+    }
+
+    async fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // It is closed when it is open to all.
+        let _opened = self.open.acquire().await;
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Which call fails.
@@ -52,6 +82,17 @@ impl Faults {
     /// Before each of the next `count` swaps somebody else changes the leases.
     pub fn race(&self, count: usize) {
         self.0.lock().unwrap().races = count;
+    }
+
+    /// From now on every call of `operation` waits at a gate.
+    pub fn hold(&self, operation: &'static str) -> Arc<Gate> {
+        let gate = Arc::new(Gate { open: Semaphore::new(0), waiting: AtomicUsize::new(0) });
+        self.0.lock().unwrap().gate = Some((operation, gate.clone()));
+        gate
+    }
+
+    fn gate(&self, operation: &str) -> Option<Arc<Gate>> {
+        self.0.lock().unwrap().gate.as_ref().filter(|(held, _)| *held == operation).map(|(_, gate)| gate.clone())
     }
 
     fn loses_race(&self) -> bool {
@@ -78,6 +119,9 @@ impl Faults {
     }
 
     async fn run<T>(&self, operation: &'static str, code: Code, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        if let Some(gate) = self.gate(operation) {
+            gate.pass().await;
+        }
         let fault = || Error::new(code, format!("injected at {operation}"));
         match self.due(operation) {
             None => work.await,

@@ -8,3 +8,4 @@ mod kinds;
 mod rotation;
 mod servers;
 mod tokens;
+mod turns;

@@ -1,6 +1,7 @@
-//! What the pages promise: the tour of the README, line by line, as a newcomer pastes it; and the tests that the architecture names.
+//! What the pages promise: the tour of the README, line by line, as a newcomer pastes it; the tests that the architecture names; the metrics.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Stdio},
@@ -80,4 +81,41 @@ fn is_there(name: &str) -> bool {
     };
     let is_function = |(module, function): (&str, &str)| source(module).is_some_and(|text| text.contains(&format!("fn {function}(")));
     source(name).is_some() || name.rsplit_once("::").is_some_and(is_function)
+}
+
+#[test]
+fn every_metric_is_documented_and_every_documented_one_is_there() {
+    // A name in the source stands in quotes of its own.
+    let quoted = |text: &str| text.split('"').filter(|word| is_metric(word)).map(Into::into).collect::<Vec<String>>();
+    let named = |text: &str| text.split(|c: char| !is_of_name(c)).filter(|word| is_metric(word)).map(Into::into).collect::<Vec<String>>();
+    let source: BTreeSet<String> = texts("src", "rs").iter().flat_map(|text| quoted(text)).collect();
+    let documented: BTreeSet<String> = texts("docs", "md").iter().flat_map(|text| named(text)).collect();
+    assert!(source.len() > 30, "the metrics are no longer found in src/: mend this test");
+    assert_eq!(source.difference(&documented).collect::<Vec<_>>(), [""; 0], "no page of docs/ has them");
+    assert_eq!(documented.difference(&source).collect::<Vec<_>>(), [""; 0], "docs/ has them, and nothing measures them");
+}
+
+fn is_metric(word: &str) -> bool {
+    word.strip_prefix("daypass_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_of_name))
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
+/// Every file with an extension below a folder of the repository.
+fn texts(folder: &str, extension: &str) -> Vec<String> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("it can be read") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|of_file| of_file == extension) {
+                found.push(fs::read_to_string(&path).expect("it is text"));
+            }
+        }
+    }
+    found
 }

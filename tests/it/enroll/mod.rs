@@ -5,5 +5,6 @@ mod clones;
 mod codes;
 mod config;
 mod decisions;
+mod faults;
 mod race;
 mod world;

@@ -6,5 +6,6 @@ mod codes;
 mod config;
 mod decisions;
 mod faults;
+mod forks;
 mod race;
 mod world;

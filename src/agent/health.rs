@@ -125,6 +125,13 @@ impl Board {
         metrics::gauge!("daypass_agent_ready").set(f64::from(u8::from(self.missing().is_empty())));
     }
 
+    /// The metrics, without those of roles that only an earlier configuration had: the recorder forgets none.
+    fn page(&self) -> String {
+        self.set_gauges();
+        let is_kept = |line: &&str| role_of(line).is_none_or(|role| self.roles.iter().any(|(name, _)| name == role));
+        self.metrics.render().lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect()
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<String> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return reply(StatusCode::METHOD_NOT_ALLOWED, "only GET is known here\n".to_owned());
@@ -136,8 +143,7 @@ impl Board {
                 missing => reply(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n"),
             },
             "/metrics" => {
-                self.set_gauges();
-                let mut page = reply(StatusCode::OK, self.metrics.render());
+                let mut page = reply(StatusCode::OK, self.page());
                 page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
                 page
             }
@@ -190,6 +196,11 @@ async fn connection(tcp: TcpStream, board: Arc<Board>) {
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     // Whoever broke it off has nothing to hear.
     let _ = timeout(CONNECTION_TIMEOUT, http.serve_connection(TokioIo::new(tcp), service)).await;
+}
+
+/// The role that a line of the metrics is about. Names of roles need no escape.
+fn role_of(line: &str) -> Option<&str> {
+    line.split_once("role=\"")?.1.split_once('"').map(|(role, _)| role)
 }
 
 fn reply(status: StatusCode, body: String) -> Response<String> {

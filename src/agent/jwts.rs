@@ -91,3 +91,41 @@ impl JwtSource for Jwts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client::{Client, error::Kind},
+        clock::SystemClock,
+        model::{SignedDuration, secret::Secret},
+    };
+
+    /// A server that is away.
+    struct Away;
+
+    impl Connect for Away {
+        fn client(&self) -> Result<Client> {
+            Err(Error::new(Kind::Unavailable, "UNAVAILABLE", "it is away"))
+        }
+    }
+
+    #[test]
+    fn so_many_are_kept_and_the_first_to_end_gives_way() {
+        let jwts = Jwts::new(Arc::new(Away), Arc::new(SystemClock));
+        let now: Timestamp = "2027-01-15T08:00:00Z".parse().unwrap();
+        let keep = |n: usize, at: Timestamp| {
+            let expires_at = at + SignedDuration::from_secs(60 + i64::try_from(n).unwrap());
+            let jwt = JwtCredential { token: Secret::new(n.to_string()), expires_at };
+            jwts.keep(("role".to_owned(), n.to_string()), &jwt, at);
+        };
+        let has = |n: usize| jwts.held().contains_key(&("role".to_owned(), n.to_string()));
+        (0..MAX_JWTS).for_each(|n| keep(n, now));
+        assert!(jwts.held().len() == MAX_JWTS && has(0));
+        keep(MAX_JWTS, now);
+        assert!(jwts.held().len() == MAX_JWTS && !has(0) && has(1) && has(MAX_JWTS));
+        // What has ended makes room by itself.
+        keep(7, now + SignedDuration::from_secs(60 + 100));
+        assert_eq!(jwts.held().len(), MAX_JWTS - 100 + 1);
+    }
+}

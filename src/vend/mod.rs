@@ -35,7 +35,7 @@ pub use enroll::{
     CODE_PREFIX, CreatedEnrollment, ENROLLMENT_REFUSED, Enrollments, MAX_LISTED_ENROLLMENTS, MAX_OPEN_ENROLLMENTS, NewEnrollment,
 };
 pub use exchange::{EXCHANGE_REFUSED, Exchanged, username_in};
-pub use issue::{Issued, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
+pub use issue::{Issued, MAX_REPEATED_REDEEMS, MAX_REPLACED, MAX_REPLACEMENTS, REMOTE_TIMEOUT};
 use open::Why;
 pub use open::{MAX_OPEN, Open};
 pub use passes::{LONGEST_LIFE, RECENT, SWEEP_BATCH, Swept};

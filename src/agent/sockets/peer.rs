@@ -68,7 +68,10 @@ pub(super) struct Connection {
 
 /// The connections that a socket gets, until it is dropped. An error never ends it.
 pub(super) fn incoming(listener: UnixListener, name: &'static str) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Places { all: Arc::new(Semaphore::new(MAX_CONNECTIONS)), by_user: Mutex::default() });
+    incoming_within(listener, name, Arc::new(Places::new()))
+}
+
+fn incoming_within(listener: UnixListener, name: &'static str, places: Arc<Places>) -> impl Stream<Item = io::Result<Connection>> {
     stream::unfold((listener, places), move |(listener, places)| async move {
         loop {
             // Nobody closes the semaphore.
@@ -106,6 +109,10 @@ struct Place {
 }
 
 impl Places {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(MAX_CONNECTIONS)), by_user: Mutex::default() }
+    }
+
     fn enter(self: &Arc<Self>, uid: u32, permit: OwnedSemaphorePermit) -> Option<Place> {
         let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_user.entry(uid).or_default();
@@ -169,7 +176,7 @@ impl AsyncWrite for Connection {
 mod tests {
     use std::pin::pin;
 
-    use futures::StreamExt;
+    use futures::{FutureExt, StreamExt};
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -210,5 +217,27 @@ mod tests {
         held.pop();
         let _client = UnixStream::connect(&path).await.unwrap();
         assert!(connections.next().await.unwrap().is_ok(), "a place that is given back is free");
+    }
+
+    #[tokio::test]
+    async fn with_all_places_taken_others_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let places = Arc::new(Places::new());
+        let mut connections = pin!(incoming_within(UnixListener::bind(&path).unwrap(), "test", places.clone()));
+        let mut others = Vec::new();
+        for uid in 0..MAX_CONNECTIONS - 1 {
+            let permit = places.all.clone().try_acquire_owned().unwrap();
+            others.push(places.enter(u32::try_from(uid / MAX_CONNECTIONS_PER_USER).unwrap() + 1_000_000, permit).unwrap());
+        }
+        let (_first, _second) = (UnixStream::connect(&path).await.unwrap(), UnixStream::connect(&path).await.unwrap());
+        let last = connections.next().await.unwrap().unwrap();
+        assert!(connections.next().now_or_never().is_none(), "there is no place");
+        drop(others.pop());
+        let next = connections.next().await.unwrap();
+        assert!(next.is_ok() && connections.next().now_or_never().is_none());
+        drop((last, next, others));
+        assert_eq!(places.all.available_permits(), MAX_CONNECTIONS - 1, "but the one that waits for the next");
+        assert!(places.by_user.lock().unwrap().is_empty(), "who has none is not remembered");
     }
 }

@@ -18,17 +18,21 @@ use crate::{
 /// A lease with the conditions of its request.
 pub(super) fn conditions(grant: &Grant, lease: Lease, request: &IssueRequest) -> NewLease {
     let identity = grant.identity();
-    let request_id = request.request_id.as_ref();
-    // The id alone would let the token serve again, for any key, once the lease that it gave has ended. That of an enrolment is the key.
-    let input = if identity.enrolled().is_some() { &[] } else { request.input.bytes() };
-    let same = request_id.map(|id| digest([b"issue", id.as_str().as_bytes(), input]));
     NewLease {
-        request_key: request_id.map(|id| request_key(identity, id)),
-        token_use: token_use(identity, &lease.role, same.as_ref().map(<[u8; 16]>::as_slice)),
+        request_key: request.request_id.as_ref().map(|id| request_key(identity, id)),
+        token_use: token_use_by(identity, request),
         tenant_cap: grant.tenant().max_live_leases,
         caller_cap: grant.tenant().max_live_leases_per_caller,
         lease,
     }
+}
+
+/// The use of the caller's token, or code, by a request.
+pub(super) fn token_use_by(identity: &Identity, request: &IssueRequest) -> Option<TokenUseKey> {
+    // The id alone would let the token serve again, for any key, once the lease that it gave has ended. That of an enrolment is the key.
+    let input = if identity.enrolled().is_some() { &[] } else { request.input.bytes() };
+    let same = request.request_id.as_ref().map(|id| digest([b"issue", id.as_str().as_bytes(), input]));
+    token_use(identity, &request.role, same.as_ref().map(<[u8; 16]>::as_slice))
 }
 
 /// The use of the caller's token for a role, when its issuer's tokens are not free to be used again. `same` is what makes a request
@@ -52,6 +56,11 @@ pub(in crate::vend) fn token_use(identity: &Identity, role: &RoleName, same: Opt
 /// The mark of the nth replacement of a request's answer, kept among the uses of tokens.
 pub(super) fn replacement(identity: &Identity, id: &RequestId, nth: u8, until: Timestamp) -> TokenUseKey {
     TokenUseKey { key: digest([b"replacement", &request_key(identity, id), &[nth]]), retry: None, until }
+}
+
+/// The mark of the nth time that what a code gave was given again, kept among the uses of tokens.
+pub(super) fn repeat(code: &TokenUseKey, nth: u8) -> TokenUseKey {
+    TokenUseKey { key: digest([b"enrollment-repeat", &code.key, &[nth]]), retry: None, until: code.until }
 }
 
 /// The same for the same caller and request id only; lengths go in first so that no two pairs run together.

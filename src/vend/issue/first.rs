@@ -1,7 +1,10 @@
 //! Issue a first identity for a code: as any other credential that is made here, but that no policy is asked again, that its holder is who
 //! the certificate shows, and that the code is used up in the step that stores the lease.
 
-use super::{Granted, Issued, NotIssued, Order, conditions::digest};
+use super::{
+    Granted, Issued, NotIssued, Order,
+    conditions::{digest, repeat, token_use_by},
+};
 use crate::{
     clock,
     model::{
@@ -13,6 +16,9 @@ use crate::{
     policy::Grant,
     vend::{Call, Rules, Vend, defect, enroll::refused, record::About},
 };
+
+/// How often what a code gave is given again, to who asks with the same key: answers get lost, and each one goes on record.
+pub const MAX_REPEATED_REDEEMS: u8 = 16;
 
 impl Vend {
     /// Vends the first identity of an agent; the caller is a code. What is wrong with the code itself is not on record when this returns.
@@ -33,6 +39,10 @@ impl Vend {
             Err(error) => return Err(self.ended(call, about, error, now).await),
         };
 
+        if enrolled.enrollment.redeemed.is_some() {
+            self.count_repeat(call, &request).await?;
+        }
+
         // 2. to 4. Make it, make it durable, answer.
         let id = LeaseId::new(now, clock::random(), &grant.identity().tenant);
         let order = Order { grant: &grant, lease: id, input: &request.input, generation: 1, earlier: None, now };
@@ -44,6 +54,21 @@ impl Vend {
             }
             Err(failed) => Err(self.not_issued(&granted, failed).await),
         }
+    }
+
+    /// Counts one more answer to a code that was redeemed. Who has another key uses none of them up.
+    async fn count_repeat(&self, call: &Call, request: &IssueRequest) -> Result<()> {
+        let code = token_use_by(&call.identity, request).ok_or_else(|| defect("a code that may be used freely"))?;
+        let tenant = &call.identity.tenant;
+        if !self.store.use_token(tenant, &code).await? {
+            return Err(refused("it was redeemed before, with another key"));
+        }
+        for nth in 1..=MAX_REPEATED_REDEEMS {
+            if self.store.use_token(tenant, &repeat(&code, nth)).await? {
+                return Ok(());
+            }
+        }
+        Err(refused(format_args!("it was redeemed, and its answer repeated {MAX_REPEATED_REDEEMS} times")))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub(super) use conditions::token_use;
+pub use first::MAX_REPEATED_REDEEMS;
 pub use remote::REMOTE_TIMEOUT;
 pub(super) use remote::too_slow;
 

@@ -1,11 +1,15 @@
 //! The agent: real Envoy, SPIFFE libraries, nginx and SDKs against it.
 
+mod away;
 mod aws;
 mod config;
 mod hooks;
+mod identity;
 mod keeper;
+mod limits;
 mod notify;
 mod publish;
+mod reload;
 mod run;
 mod sds;
 mod socket_limits;

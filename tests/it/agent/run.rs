@@ -1,12 +1,15 @@
 //! `daypass agent run`, the real binary against a real `daypassd`.
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{Read, Write},
     net::TcpStream,
     os::unix::net::UnixDatagram,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -22,51 +25,51 @@ use crate::{
 };
 
 /// The life of a credential: long enough that a server can be restarted within half of it on a busy machine.
-const TTL: &str = "ttl = \"24s\"";
+pub const TTL: &str = "ttl = \"24s\"";
 
 /// How long a rotation may take to come, and anything else.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running agent by the world's `agent.toml`; it is killed with this value.
-struct Agent {
+pub struct Agent {
     process: Process,
-    health: u16,
-    systemd: UnixDatagram,
+    /// The port of its health, on 127.0.0.1.
+    pub health: u16,
+    /// What systemd was told and nobody has waited for yet.
+    told: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Agent {
     /// Starts it with nothing in its environment but systemd.
-    fn start(world: &World, health: u16) -> Self {
+    pub fn start(world: &World, health: u16) -> Self {
         let path = world.file("notify");
         let _ = fs::remove_file(&path);
-        let systemd = UnixDatagram::bind(&path).unwrap();
-        systemd.set_nonblocking(true).unwrap();
+        let told = systemd(&path);
         let log = fs::File::options().create(true).append(true).open(world.file("agent.log")).unwrap();
         let mut command = daypass(world, "run");
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000").env("PATH", "/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self { process: Process::start(&mut command), health, systemd }
+        Self { process: Process::start(&mut command), health, told }
     }
 
-    fn signal(&mut self, name: &str) {
+    pub fn signal(&mut self, name: &str) {
         let pid = self.process.child().id().to_string();
         assert!(run(Command::new("kill").args([&format!("-{name}"), &pid])).ok);
     }
 
-    fn end(&mut self) -> ExitStatus {
+    pub fn end(&mut self) -> ExitStatus {
         wait_until(PATIENCE, "the agent ends", || self.process.child().try_wait().unwrap())
     }
 
     /// Waits until systemd is told this; what comes before is passed over.
-    fn wait_told(&self, what: &str) {
+    pub fn wait_told(&self, what: &str) {
         wait_until(PATIENCE, &format!("systemd is told {what}"), || {
-            let mut state = [0; 512];
-            let length = self.systemd.recv(&mut state).ok()?;
-            String::from_utf8_lossy(&state[..length]).starts_with(what).then_some(())
+            let mut told = self.told.lock().unwrap();
+            std::iter::from_fn(|| told.pop_front()).any(|state| state.starts_with(what)).then_some(())
         });
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    pub fn get(&self, path: &str) -> (u16, String) {
         let mut tcp = TcpStream::connect(("127.0.0.1", self.health)).expect("health is served");
         write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -75,22 +78,39 @@ impl Agent {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    fn metric(&self, line: &str) -> f64 {
+    pub fn metric(&self, line: &str) -> f64 {
         let page = self.get("/metrics").1;
         let found = page.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok());
         found.unwrap_or_else(|| panic!("no {line} in:\n{page}"))
     }
 }
 
+/// Listens as systemd does, which never lets its queue run full; ends with what it gives.
+fn systemd(path: &Path) -> Arc<Mutex<VecDeque<String>>> {
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let told = Arc::<Mutex<VecDeque<String>>>::default();
+    let listener = Arc::downgrade(&told);
+    thread::spawn(move || {
+        let mut state = [0; 512];
+        while let Some(told) = listener.upgrade() {
+            if let Ok(length) = socket.recv(&mut state) {
+                told.lock().unwrap().push_back(String::from_utf8_lossy(&state[..length]).into_owned());
+            }
+        }
+    });
+    told
+}
+
 /// `daypass agent COMMAND --config agent.toml`.
-fn daypass(world: &World, command: &str) -> Command {
+pub fn daypass(world: &World, command: &str) -> Command {
     let mut daypass = Command::new(env!("CARGO_BIN_EXE_daypass"));
     daypass.env_clear().args(["agent", command, "--config"]).arg(world.file("agent.toml"));
     daypass
 }
 
 /// A world whose sample agent has a short-lived role and health; gives its port.
-fn world() -> (World, u16) {
+pub fn world() -> (World, u16) {
     let world = World::start();
     let health = free_port();
     world.edit("agent.toml", "# [health]\n# listen = \"127.0.0.1:7490\"", &format!("[health]\nlisten = \"127.0.0.1:{health}\""));
@@ -98,12 +118,12 @@ fn world() -> (World, u16) {
     (world, health)
 }
 
-fn certificate(world: &World) -> Option<String> {
+pub fn certificate(world: &World) -> Option<String> {
     fs::read_to_string(world.file("agent/tls.crt")).ok()
 }
 
 /// Waits for another certificate than this; its key is there with it.
-fn wait_rotation(world: &World, before: Option<&str>) -> String {
+pub fn wait_rotation(world: &World, before: Option<&str>) -> String {
     let fresh = wait_until(PATIENCE, "a fresh certificate", || certificate(world).filter(|now| Some(now.as_str()) != before));
     let dir = world.file("agent/..data").canonicalize().unwrap();
     let public = |args: &[&str]| openssl_ok(&dir, args).text();
@@ -112,7 +132,7 @@ fn wait_rotation(world: &World, before: Option<&str>) -> String {
 }
 
 /// How many leases of the role there are, living or dead.
-fn leases(world: &World, caller: &Caller) -> usize {
+pub fn leases(world: &World, caller: &Caller) -> usize {
     let said = world.cli(caller, ["lease", "list", "--role", "web", "-o", "json"]).json();
     said.as_array().unwrap_or_else(|| panic!("{said}")).len()
 }
@@ -121,7 +141,7 @@ fn hook_runs(world: &World) -> Vec<String> {
     fs::read_to_string(world.file("hook.log")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-fn log(world: &World) -> String {
+pub fn log(world: &World) -> String {
     fs::read_to_string(world.file("agent.log")).unwrap_or_default()
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -103,8 +103,12 @@ impl World {
 
     /// Where a role's AWS session is.
     pub fn aws_uri(&self, role: &str) -> String {
-        let serving = self.serving.lock().unwrap();
-        format!("http://127.0.0.1:{}/creds/{role}", serving.as_ref().expect("it runs").aws_port)
+        format!("http://127.0.0.1:{}/creds/{role}", self.aws_port())
+    }
+
+    /// The port of the AWS endpoint.
+    pub fn aws_port(&self) -> u16 {
+        self.serving.lock().unwrap().as_ref().expect("it runs").aws_port
     }
 
     /// A certificate of the CA for `spiffe://example.org/<id>` and `localhost`.
@@ -230,13 +234,13 @@ pub struct Signer {
     asked: AtomicUsize,
     /// What it says instead, if it fails.
     pub fails: Mutex<Option<Error>>,
-    hangs: AtomicBool,
+    hangs: watch::Sender<bool>,
 }
 
 impl Signer {
     fn new() -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        Self { key, asked: AtomicUsize::new(0), fails: Mutex::default(), hangs: AtomicBool::new(false) }
+        Self { key, asked: AtomicUsize::new(0), fails: Mutex::default(), hangs: watch::Sender::new(false) }
     }
 
     /// How often it was asked.
@@ -246,7 +250,12 @@ impl Signer {
 
     /// Does not answer from now on.
     pub fn hang(&self) {
-        self.hangs.store(true, Ordering::Relaxed);
+        self.hangs.send_replace(true);
+    }
+
+    /// Answers again, also what it was asked meanwhile.
+    pub fn go_on(&self) {
+        self.hangs.send_replace(false);
     }
 
     fn jwks(&self) -> String {
@@ -270,9 +279,7 @@ impl Signer {
 impl JwtSource for Signer {
     async fn jwt(&self, role: &str, audience: &str) -> Result<JwtCredential> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        if self.hangs.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
+        self.hangs.subscribe().wait_for(|hangs| !hangs).await.expect("its sender is ours");
         if let Some(error) = self.fails.lock().unwrap().clone() {
             return Err(error);
         }

@@ -5,5 +5,7 @@ mod clones;
 mod codes;
 mod config;
 mod decisions;
+mod faults;
+mod forks;
 mod race;
 mod world;

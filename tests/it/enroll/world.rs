@@ -33,7 +33,11 @@ use daypass::{
 };
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::support::redis::Redis;
+use super::faults::FaultyEntries;
+use crate::{
+    support::redis::Redis,
+    vend::faulty::{Faults, FaultyLog, FaultyStore},
+};
 
 pub const POLICY: &str = r#"
 @id("enroll")
@@ -111,7 +115,24 @@ impl World {
         Self::over(tempfile::tempdir().unwrap(), store.clone(), store, Some(redis))
     }
 
+    /// With ports of the first server that fail when told; those of the second one never do.
+    pub fn faulty(faults: &Faults) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(EmbeddedStore::open(&dir.path().join("leases.db"), SignedDuration::from_hours(1)).unwrap());
+        Self::build(dir, store.clone(), store, None, Some(faults))
+    }
+
     pub fn over(dir: tempfile::TempDir, store: Arc<dyn LeaseStore>, entries: Arc<dyn EntryStore>, redis: Option<Redis>) -> Self {
+        Self::build(dir, store, entries, redis, None)
+    }
+
+    fn build(
+        dir: tempfile::TempDir,
+        store: Arc<dyn LeaseStore>,
+        entries: Arc<dyn EntryStore>,
+        redis: Option<Redis>,
+        faults: Option<&Faults>,
+    ) -> Self {
         // Redis forgets uses of tokens by its own clock only when it is told to purge; the time is of no matter to it.
         let start: Timestamp = "2027-01-15T08:00:00Z".parse().unwrap();
         let clock = Arc::new(ManualClock(Mutex::new(start)));
@@ -119,11 +140,16 @@ impl World {
         let ca: CaName = "main".parse().unwrap();
         let mut publishers = tokio::task::JoinSet::new();
         let servers = [0, 1].map(|n| {
-            let log: Arc<dyn AuditLog> = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join(format!("audit-{n}")))).unwrap());
+            let mut log: Arc<dyn AuditLog> = Arc::new(DiskLog::open(AuditOptions::new(dir.path().join(format!("audit-{n}")))).unwrap());
+            let (mut store, mut entries) = (store.clone(), entries.clone());
+            if let (0, Some(faults)) = (n, faults) {
+                log = Arc::new(FaultyLog(log, faults.clone()));
+                (store, entries) = (Arc::new(FaultyStore(store, faults.clone())), Arc::new(FaultyEntries(entries, faults.clone())));
+            }
             let rules = Rules { book: book(catalog()), issuers: issuers.clone() };
-            let vend = Arc::new(Vend::new(store.clone(), log, clock.clone(), rules));
+            let vend = Arc::new(Vend::new(store, log, clock.clone(), rules));
             publishers.spawn(publish_when_asked(vend.clone(), ca.clone()));
-            let enrollments = Arc::new(Enrollments::new(vend.clone(), entries.clone()));
+            let enrollments = Arc::new(Enrollments::new(vend.clone(), entries));
             Server { vend, enrollments }
         });
         Self { servers, store, entries, clock, ca, issuers, dir, _redis: redis, _publishers: publishers }

@@ -13,6 +13,13 @@ pub const ROTATE_EVERY: [SignedDuration; 2] = [SignedDuration::from_hours(1), Si
 /// The shortest and the longest time for which a key is published before it signs; a key signs for at least twice as long.
 pub const PUBLISH_AHEAD: [SignedDuration; 2] = [SignedDuration::from_mins(1), SignedDuration::from_hours(24 * 7)];
 
+/// Once a key is published for so long, whoever polls the trust bundle as it asks to be (`refresh_after`, [`REFRESH_AFTER`]) has it; the minute
+/// more is for servers that look at the shelf a little later, and for polls that take their time.
+pub const POLLED_AFTER: SignedDuration = SignedDuration::from_mins(6);
+
+/// How soon who polls the trust bundle is told to ask again.
+pub const REFRESH_AFTER: SignedDuration = SignedDuration::from_mins(5);
+
 /// How keys follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
@@ -67,7 +74,26 @@ impl Schedule {
         now.duration_since(times.published_at) > self.publish_ahead
     }
 
-    fn first(self, now: Timestamp) -> Times {
+    /// The times of the key that follows keys which were lost. Nobody can wait for [`Schedule::publish_ahead`] then, for nothing signs meanwhile;
+    /// but who polls shall have it first, and who may yet know the lost keys gets the time to give them back.
+    pub fn after_loss(self, now: Timestamp) -> Times {
+        let Times { published_at, .. } = self.soonest(now);
+        let wait = self.publish_ahead.min(POLLED_AFTER).saturating_add(SignedDuration::from_secs(1));
+        Times { signs_from: after(published_at, wait), published_at }
+    }
+
+    /// The times of a key that was made while those before it seemed lost, now that they are back: it waits its time as any successor does.
+    /// One that has signed for so long that relying parties know it goes on.
+    pub fn put_back(self, times: Times, now: Timestamp) -> Times {
+        let first = times.signs_from == times.published_at && now < after(times.published_at, POLLED_AFTER);
+        if times.signs_from <= now && !first {
+            return times;
+        }
+        Times { signs_from: times.signs_from.max(self.soonest(times.published_at).signs_from), ..times }
+    }
+
+    /// The times of a ring's very first key, which signs at once: nobody can have fetched a key set without it.
+    pub fn first(self, now: Timestamp) -> Times {
         let published_at = whole_second(now);
         Times { signs_from: published_at, published_at }
     }
@@ -83,21 +109,19 @@ impl Schedule {
     }
 }
 
-/// The place of the key that signs; none when there is no key. Before the first one's time, which only a clock that went back can show,
-/// it is the first.
+/// The place of the key that signs; none when there is no key, or when the only ones follow keys that were lost and wait for their time.
+/// Before the time of a key that was to sign at once, which only a clock that went back can show, it is that one.
 pub fn active(keys: &[Times], now: Timestamp) -> Option<usize> {
-    if keys.is_empty() {
-        return None;
-    }
-    Some(keys.iter().rposition(|key| key.signs_from <= now).unwrap_or(0))
+    let began = keys.iter().rposition(|key| key.signs_from <= now);
+    began.or_else(|| keys.first().filter(|first| first.signs_from == first.published_at).map(|_| 0))
 }
 
 /// Where the key at `place` stands.
 pub fn state(keys: &[Times], place: usize, now: Timestamp) -> KeyState {
-    match place.cmp(&active(keys, now).unwrap_or(0)) {
-        std::cmp::Ordering::Less => KeyState::Retired,
-        std::cmp::Ordering::Equal => KeyState::Active,
-        std::cmp::Ordering::Greater => KeyState::Prepared,
+    match active(keys, now).map(|active| place.cmp(&active)) {
+        Some(std::cmp::Ordering::Less) => KeyState::Retired,
+        Some(std::cmp::Ordering::Equal) => KeyState::Active,
+        Some(std::cmp::Ordering::Greater) | None => KeyState::Prepared,
     }
 }
 

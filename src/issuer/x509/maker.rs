@@ -105,8 +105,9 @@ pub struct CaMaker {
     pub root: Option<RingRoot>,
     /// Where the root's CRL can be had, if it has one.
     pub root_crl_url: Option<String>,
-    /// Whether a prepared key signs as soon as everybody who watches the trust bundle has it.
-    pub activate_when_acknowledged: bool,
+    /// Whether a prepared key signs as soon as everybody who watches the trust bundle has it, once it is published for so long; none: it waits
+    /// for its turn.
+    pub acknowledged_after: Option<SignedDuration>,
 }
 
 impl CaMaker {

@@ -36,7 +36,7 @@ pub fn rotating(store: Option<String>, under: Under) -> World {
         Under::Root => ", root = { certificate = \"ca.pem\", key = \"pki/root.key\" }".to_owned(),
     };
     let fixed = "certificate = \"pki/issuing.pem\"\nkey = \"pki/issuing.key\"\nroot = \"ca.pem\"\n";
-    let rotation = format!("rotation = {{ every = \"720h\", activate_when_acknowledged = true{root} }}\n");
+    let rotation = format!("rotation = {{ every = \"720h\", activate_when_acknowledged = true, acknowledged_after = \"3s\"{root} }}\n");
     world.edit("daypass.toml", fixed, &rotation);
     if under == Under::Itself {
         let line = world.read("daypass.toml").lines().find(|line| line.starts_with("root_crl")).unwrap().to_owned();

@@ -62,7 +62,7 @@ impl<M: KeyMaker> KeyRing<M> {
                 "{name} is published since {since} only, less than {ahead:#}: some relying parties may not know it yet; wait, or force it"
             )));
         }
-        let active = schedule::active(&view.times, now).map_or(times, |active| view.times[active]);
+        let active = schedule::active(&view.times, now).map(|active| view.times[active]);
         let times = schedule::activated(times, active, now);
         let signing = stored.changed(|record| record.sign_from(times.signs_from));
         if !vault.shelf.write(&signing.slot).await? {

@@ -131,9 +131,11 @@ pub fn superseded_at(keys: &[Times], place: usize, stale_after: SignedDuration) 
     keys.get(place + 1).map(|next| after(next.signs_from, stale_after))
 }
 
-/// The times of a prepared key that is made to sign now. It keeps its place after the one that signs, whose clock may have been ahead.
-pub fn activated(prepared: Times, active: Times, now: Timestamp) -> Times {
-    Times { signs_from: whole_second(now).max(active.signs_from).max(prepared.published_at), ..prepared }
+/// The times of a prepared key that is made to sign now. It keeps its place after the one that signs, if one does, whose clock may have been
+/// ahead.
+pub fn activated(prepared: Times, active: Option<Times>, now: Timestamp) -> Times {
+    let after = active.map_or(prepared.published_at, |active| active.signs_from);
+    Times { signs_from: whole_second(now).max(after).max(prepared.published_at), ..prepared }
 }
 
 /// A time later by a span.
@@ -223,7 +225,7 @@ mod tests {
                         self.forced.push(self.keys[place].0);
                     }
                     if out || forced {
-                        self.keys[place].1 = activated(own[place], own[signing], now);
+                        self.keys[place].1 = activated(own[place], Some(own[signing]), now);
                         self.keys.sort_by_key(|(number, times)| (times.signs_from, *number));
                         assert_eq!(active(&times(&self.keys), now), Some(place), "it does not sign");
                     }
@@ -373,9 +375,35 @@ mod tests {
         assert_eq!(active(&keys, at(0)), Some(0));
         assert_eq!((state(&keys, 0, at(0)), state(&keys, 1, at(0))), (KeyState::Active, KeyState::Prepared));
         assert_eq!(active(&[], at(0)), None);
+        // One that follows lost keys was not to sign yet.
+        assert_eq!((active(&keys[1..], at(1500)), state(&keys[1..], 0, at(1500))), (None, KeyState::Prepared));
+        assert_eq!(active(&keys[1..], at(5000)), Some(0));
         // Made to sign by a clock that is behind the one by which the other signs.
-        let now = activated(keys[1], keys[0], at(0));
+        let now = activated(keys[1], Some(keys[0]), at(0));
         assert!(now.signs_from >= keys[0].signs_from && now.signs_from >= now.published_at);
+    }
+
+    #[test]
+    fn a_key_after_a_loss_waits_for_who_polls_and_one_made_meanwhile_for_its_turn() {
+        let of = |ahead: SignedDuration| Schedule { every: SignedDuration::from_hours(24), publish_ahead: ahead };
+        let day = of(SignedDuration::from_hours(12));
+        let lost = day.after_loss(at(0));
+        assert_eq!((lost.published_at, lost.signs_from), (at(0), at(361)));
+        assert_eq!(of(SignedDuration::from_mins(1)).after_loss(at(0)).signs_from, at(61), "no longer than any successor");
+        let ahead = Times { signs_from: at(12 * 3600 + 1), published_at: at(0) };
+        let first = day.first(at(0));
+        for (times, second, then) in [
+            (lost, 10, ahead),
+            (lost, 361, lost),
+            (first, 10, ahead),
+            (first, 359, ahead),
+            (first, 360, first),
+            (ahead, 10, ahead),
+            // Somebody had it sign.
+            (Times { signs_from: at(20), published_at: at(0) }, 30, Times { signs_from: at(20), published_at: at(0) }),
+        ] {
+            assert_eq!(day.put_back(times, at(second)), then, "{times:?} at {second}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What an administrator does to a ring: prepares a key, has it sign, takes one out.
 
 use super::{
-    Activation, KeyMaker, KeyRing, KeyShown, KeyState, Vault, key_name, schedule,
+    Activation, FIRST_KEY_WAIT, KeyMaker, KeyRing, KeyShown, KeyState, Vault, key_name, schedule,
     view::{Row, View},
 };
 use crate::model::{
@@ -30,7 +30,13 @@ impl<M: KeyMaker> KeyRing<M> {
             let name = &view.rows[prepared].stored.slot.name;
             return Err(refuse(format!("{name} is prepared already; activate it, or retire it, before the next one is made")));
         }
-        let times = self.schedule.ahead_of_turn(&view.times, now);
+        let times = if view.rows.is_empty() {
+            let wait =
+                || refuse(format!("the store has no key of {}, and another server may know some; wait {FIRST_KEY_WAIT:#}", self.name));
+            self.first_due(vault, &view, now).ok_or_else(wait)?
+        } else {
+            self.schedule.ahead_of_turn(&view.times, now)
+        };
         let number = view.next_number();
         if !self.make(vault, &view, times, now).await? {
             return Err(changed(&self.name));
@@ -56,7 +62,7 @@ impl<M: KeyMaker> KeyRing<M> {
                 "{name} is published since {since} only, less than {ahead:#}: some relying parties may not know it yet; wait, or force it"
             )));
         }
-        let active = schedule::active(&view.times, now).map_or(times, |active| view.times[active]);
+        let active = schedule::active(&view.times, now).map(|active| view.times[active]);
         let times = schedule::activated(times, active, now);
         let signing = stored.changed(|record| record.sign_from(times.signs_from));
         if !vault.shelf.write(&signing.slot).await? {

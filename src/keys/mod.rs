@@ -9,11 +9,14 @@
 //! | [`schedule`] | when a key is due, signs, is retired; pure |
 //! | [`ring`] | the keys of a ring in memory: which one signs, which are published |
 //! | `turn`, `manage`, `news` | what a pass does to a ring, what an administrator does, what goes on record |
+//! | `lost`, [`Past`] | what a store has lost, and what a server remembers besides |
 //! | `record`, [`shelf`], [`seal`] | a key as it is stored, where, and how it is sealed |
 //! | [`private_file`] | files that hold a key, and who may touch them |
 
+mod lost;
 mod manage;
 mod news;
+mod past;
 pub mod private_file;
 mod record;
 pub mod ring;
@@ -31,12 +34,13 @@ use zeroize::Zeroizing;
 use crate::model::{Timestamp, error::Result};
 
 pub use news::{NEWS_CLAIM, News, Stage};
+pub use past::{GONE_KEPT, Past};
 pub use ring::{KeyRing, Published, PublishedKeys};
 pub use schedule::Schedule;
 pub use seal::FileKek;
 pub use shelf::{Shelf, Slot, Vault};
 pub use turn::TAKEN_OUT_KEPT;
-pub use view::MAX_KEYS;
+pub use view::{FIRST_KEY_WAIT, MAX_KEYS};
 
 /// Where a key stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,6 +221,15 @@ pub trait Ring: Send + Sync {
 
     /// Notes that `news` is on record.
     async fn told(&self, vault: &Vault, news: &[News], now: Timestamp) -> Result<()>;
+
+    /// What it knows of its keys besides what lies on the shelf, to be kept for the next start.
+    fn past(&self) -> Past;
+
+    /// Has it know that too.
+    fn recall(&self, past: &Past);
+
+    /// From when on its next key signs, while none does because those before it were lost.
+    fn waits_until(&self, now: Timestamp) -> Option<Timestamp>;
 }
 
 /// The name of a key: `jwt-3`.

@@ -53,7 +53,7 @@ impl<M: KeyMaker> KeyRing<M> {
         let out = view.out.iter().map(|stored| (stored, Stage::Gone, None));
         for (stored, reached, held) in living.chain(out) {
             let stages = untold(stored.record.told, reached);
-            let kept_out = stored.record.claim.is_some_and(|claim| claim.by != vault.server && claim.is_live(now));
+            let kept_out = stored.record.claim.is_some_and(|claim| claim.by != vault.server && holds(claim, now));
             if stages.is_empty() || kept_out {
                 continue;
             }
@@ -89,6 +89,12 @@ impl<M: KeyMaker> KeyRing<M> {
     }
 }
 
+/// Whether another server's claim keeps this one from telling. A clock that is ahead by as long as a claim lasts is believed; one that is further
+/// ahead must not hold up what goes on record.
+fn holds(claim: Claim, now: Timestamp) -> bool {
+    claim.is_live(now) && claim.until.duration_since(now) <= NEWS_CLAIM * 2
+}
+
 fn reached(state: KeyState) -> Stage {
     match state {
         KeyState::Prepared => Stage::Made,
@@ -107,6 +113,14 @@ fn untold(told: Option<Stage>, reached: Stage) -> Vec<Stage> {
 #[cfg(test)]
 mod tests {
     use super::{Stage::*, *};
+    use crate::model::lease::ServerId;
+
+    #[test]
+    fn a_claim_from_the_future_is_believed_for_a_moment_only() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let held = |ahead: i64| holds(Claim { by: ServerId(1), until: now + SignedDuration::from_secs(ahead) + NEWS_CLAIM }, now);
+        assert_eq!([-11, -10, -9, 0, 3, 10, 11, 3600].map(held), [false, false, true, true, true, true, false, false]);
+    }
 
     #[test]
     fn each_stage_is_told_once_and_in_order() {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Activation, Held, KeyMaker, KeyShown, KeyState, News, Ring, Vault, schedule, schedule::Schedule, view::View};
+use super::{Activation, Held, KeyMaker, KeyShown, KeyState, News, Past, Ring, Vault, schedule, schedule::Schedule, view::View};
 use crate::model::{
     SignedDuration, Timestamp,
     error::{Code, Error, Result},
@@ -78,7 +78,7 @@ impl<M: KeyMaker> KeyRing<M> {
         if now.duration_since(read_at) > self.schedule.stale_after() {
             return Err(self.unusable(format_args!("its keys were last read at {read_at}")));
         }
-        let Some(place) = schedule::active(&view.times, now) else { return Err(self.unusable("there is no key yet")) };
+        let Some(place) = schedule::active(&view.times, now) else { return Err(self.unusable(self.why_none_signs(&view))) };
         view.rows[place].held.clone().map_err(|why| self.unusable(why))
     }
 
@@ -138,6 +138,19 @@ impl<M: KeyMaker> KeyRing<M> {
             *told = outline;
             differs
         });
+    }
+
+    fn why_none_signs(&self, view: &View<M::Key>) -> String {
+        match view.rows.first() {
+            None => "there is no key yet".to_owned(),
+            Some(row) => format!(
+                "the keys before {} were lost, and it signs from {} on, so that relying parties have it first; daypassd ca activate {} --force has \
+                 it sign now",
+                row.stored.slot.name,
+                row.stored.record.times().signs_from,
+                self.name
+            ),
+        }
     }
 
     /// The number of the look that begins.
@@ -212,5 +225,19 @@ impl<M: KeyMaker> Ring for KeyRing<M> {
 
     async fn told(&self, vault: &Vault, news: &[News], now: Timestamp) -> Result<()> {
         self.note_told(vault, news, now).await
+    }
+
+    fn past(&self) -> Past {
+        self.view.load().past.clone()
+    }
+
+    fn recall(&self, past: &Past) {
+        self.view.rcu(|view| View { past: view.past.clone().and(past), ..(**view).clone() });
+    }
+
+    fn waits_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let view = self.view.load();
+        let first = view.times.first().filter(|_| schedule::active(&view.times, now).is_none());
+        first.map(|first| first.signs_from)
     }
 }

@@ -13,6 +13,13 @@ pub const ROTATE_EVERY: [SignedDuration; 2] = [SignedDuration::from_hours(1), Si
 /// The shortest and the longest time for which a key is published before it signs; a key signs for at least twice as long.
 pub const PUBLISH_AHEAD: [SignedDuration; 2] = [SignedDuration::from_mins(1), SignedDuration::from_hours(24 * 7)];
 
+/// Once a key is published for so long, whoever polls the trust bundle as it asks to be (`refresh_after`, [`REFRESH_AFTER`]) has it; the minute
+/// more is for servers that look at the shelf a little later, and for polls that take their time.
+pub const POLLED_AFTER: SignedDuration = SignedDuration::from_mins(6);
+
+/// How soon who polls the trust bundle is told to ask again.
+pub const REFRESH_AFTER: SignedDuration = SignedDuration::from_mins(5);
+
 /// How keys follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
@@ -67,7 +74,26 @@ impl Schedule {
         now.duration_since(times.published_at) > self.publish_ahead
     }
 
-    fn first(self, now: Timestamp) -> Times {
+    /// The times of the key that follows keys which were lost. Nobody can wait for [`Schedule::publish_ahead`] then, for nothing signs meanwhile;
+    /// but who polls shall have it first, and who may yet know the lost keys gets the time to give them back.
+    pub fn after_loss(self, now: Timestamp) -> Times {
+        let Times { published_at, .. } = self.soonest(now);
+        let wait = self.publish_ahead.min(POLLED_AFTER).saturating_add(SignedDuration::from_secs(1));
+        Times { signs_from: after(published_at, wait), published_at }
+    }
+
+    /// The times of a key that was made while those before it seemed lost, now that they are back: it waits its time as any successor does.
+    /// One that has signed for so long that relying parties know it goes on.
+    pub fn put_back(self, times: Times, now: Timestamp) -> Times {
+        let first = times.signs_from == times.published_at && now < after(times.published_at, POLLED_AFTER);
+        if times.signs_from <= now && !first {
+            return times;
+        }
+        Times { signs_from: times.signs_from.max(self.soonest(times.published_at).signs_from), ..times }
+    }
+
+    /// The times of a ring's very first key, which signs at once: nobody can have fetched a key set without it.
+    pub fn first(self, now: Timestamp) -> Times {
         let published_at = whole_second(now);
         Times { signs_from: published_at, published_at }
     }
@@ -83,21 +109,19 @@ impl Schedule {
     }
 }
 
-/// The place of the key that signs; none when there is no key. Before the first one's time, which only a clock that went back can show,
-/// it is the first.
+/// The place of the key that signs; none when there is no key, or when the only ones follow keys that were lost and wait for their time.
+/// Before the time of a key that was to sign at once, which only a clock that went back can show, it is that one.
 pub fn active(keys: &[Times], now: Timestamp) -> Option<usize> {
-    if keys.is_empty() {
-        return None;
-    }
-    Some(keys.iter().rposition(|key| key.signs_from <= now).unwrap_or(0))
+    let began = keys.iter().rposition(|key| key.signs_from <= now);
+    began.or_else(|| keys.first().filter(|first| first.signs_from == first.published_at).map(|_| 0))
 }
 
 /// Where the key at `place` stands.
 pub fn state(keys: &[Times], place: usize, now: Timestamp) -> KeyState {
-    match place.cmp(&active(keys, now).unwrap_or(0)) {
-        std::cmp::Ordering::Less => KeyState::Retired,
-        std::cmp::Ordering::Equal => KeyState::Active,
-        std::cmp::Ordering::Greater => KeyState::Prepared,
+    match active(keys, now).map(|active| place.cmp(&active)) {
+        Some(std::cmp::Ordering::Less) => KeyState::Retired,
+        Some(std::cmp::Ordering::Equal) => KeyState::Active,
+        Some(std::cmp::Ordering::Greater) | None => KeyState::Prepared,
     }
 }
 
@@ -107,9 +131,11 @@ pub fn superseded_at(keys: &[Times], place: usize, stale_after: SignedDuration) 
     keys.get(place + 1).map(|next| after(next.signs_from, stale_after))
 }
 
-/// The times of a prepared key that is made to sign now. It keeps its place after the one that signs, whose clock may have been ahead.
-pub fn activated(prepared: Times, active: Times, now: Timestamp) -> Times {
-    Times { signs_from: whole_second(now).max(active.signs_from).max(prepared.published_at), ..prepared }
+/// The times of a prepared key that is made to sign now. It keeps its place after the one that signs, if one does, whose clock may have been
+/// ahead.
+pub fn activated(prepared: Times, active: Option<Times>, now: Timestamp) -> Times {
+    let after = active.map_or(prepared.published_at, |active| active.signs_from);
+    Times { signs_from: whole_second(now).max(after).max(prepared.published_at), ..prepared }
 }
 
 /// A time later by a span.
@@ -199,7 +225,7 @@ mod tests {
                         self.forced.push(self.keys[place].0);
                     }
                     if out || forced {
-                        self.keys[place].1 = activated(own[place], own[signing], now);
+                        self.keys[place].1 = activated(own[place], Some(own[signing]), now);
                         self.keys.sort_by_key(|(number, times)| (times.signs_from, *number));
                         assert_eq!(active(&times(&self.keys), now), Some(place), "it does not sign");
                     }
@@ -349,9 +375,35 @@ mod tests {
         assert_eq!(active(&keys, at(0)), Some(0));
         assert_eq!((state(&keys, 0, at(0)), state(&keys, 1, at(0))), (KeyState::Active, KeyState::Prepared));
         assert_eq!(active(&[], at(0)), None);
+        // One that follows lost keys was not to sign yet.
+        assert_eq!((active(&keys[1..], at(1500)), state(&keys[1..], 0, at(1500))), (None, KeyState::Prepared));
+        assert_eq!(active(&keys[1..], at(5000)), Some(0));
         // Made to sign by a clock that is behind the one by which the other signs.
-        let now = activated(keys[1], keys[0], at(0));
+        let now = activated(keys[1], Some(keys[0]), at(0));
         assert!(now.signs_from >= keys[0].signs_from && now.signs_from >= now.published_at);
+    }
+
+    #[test]
+    fn a_key_after_a_loss_waits_for_who_polls_and_one_made_meanwhile_for_its_turn() {
+        let of = |ahead: SignedDuration| Schedule { every: SignedDuration::from_hours(24), publish_ahead: ahead };
+        let day = of(SignedDuration::from_hours(12));
+        let lost = day.after_loss(at(0));
+        assert_eq!((lost.published_at, lost.signs_from), (at(0), at(361)));
+        assert_eq!(of(SignedDuration::from_mins(1)).after_loss(at(0)).signs_from, at(61), "no longer than any successor");
+        let ahead = Times { signs_from: at(12 * 3600 + 1), published_at: at(0) };
+        let first = day.first(at(0));
+        for (times, second, then) in [
+            (lost, 10, ahead),
+            (lost, 361, lost),
+            (first, 10, ahead),
+            (first, 359, ahead),
+            (first, 360, first),
+            (ahead, 10, ahead),
+            // Somebody had it sign.
+            (Times { signs_from: at(20), published_at: at(0) }, 30, Times { signs_from: at(20), published_at: at(0) }),
+        ] {
+            assert_eq!(day.put_back(times, at(second)), then, "{times:?} at {second}");
+        }
     }
 
     #[test]

@@ -44,4 +44,6 @@ pub struct Vault {
     pub wrapper: Arc<dyn KeyWrapper>,
     /// Who works on them here.
     pub server: ServerId,
+    /// Whether other servers may have the same shelf: they may know keys that it lost.
+    pub shared: bool,
 }

@@ -39,42 +39,28 @@ impl<M: KeyMaker> KeyRing<M> {
             return Ok(());
         }
         let mut found = self.list(vault).await?;
-        if self.give_back(vault, &before, &found, now).await? {
+        if self.take_out_again(vault, &before, &found, now).await? | self.give_back(vault, &before, &found, now).await? {
             found = self.list(vault).await?;
         }
         if found.len() > MAX_KEYS {
             return Err(self.unusable(format_args!("there are {} keys; at most {MAX_KEYS} are taken", found.len())));
         }
-        let (out, living): (Vec<_>, Vec<_>) = found.into_iter().partition(|stored| stored.out_since().is_some());
+        // One that was taken out is published no more, whether or not it could be taken out again.
+        let (out, living): (Vec<_>, Vec<_>) =
+            found.into_iter().filter(|stored| !before.is_back(stored)).partition(|stored| stored.out_since().is_some());
         let mut rows = Vec::with_capacity(living.len());
         for stored in living {
             let held = self.hold(vault, &before, &stored, now).await?;
             rows.push(Row { stored, held });
         }
-        self.take_up(View::new(rows, out, look, revision, now), now);
+        self.take_up(View::after(&before, rows, out, look, revision, now), now);
         Ok(())
     }
 
-    async fn list(&self, vault: &Vault) -> Result<Vec<Stored>> {
+    pub(super) async fn list(&self, vault: &Vault) -> Result<Vec<Stored>> {
         let slots = vault.shelf.list().await?;
         let own = slots.into_iter().filter_map(|slot| Stored::parse(&self.name, slot));
         own.collect::<std::result::Result<_, _>>().map_err(|why| self.unusable(why))
-    }
-
-    /// Gives back the keys that the store lost: a key that was taken out leaves its number there for longer than this server was away.
-    /// Answers whether there was one.
-    async fn give_back(&self, vault: &Vault, before: &View<M::Key>, found: &[Stored], now: Timestamp) -> Result<bool> {
-        if before.read_at.is_none_or(|read_at| now.duration_since(read_at) > TAKEN_OUT_KEPT / 2) {
-            return Ok(false);
-        }
-        let lost = before.rows.iter().filter(|row| found.iter().all(|stored| stored.number != row.stored.number));
-        let mut given = false;
-        for Row { stored, .. } in lost {
-            // Over none: when another server has been faster, what it wrote stays.
-            given |= vault.shelf.write(&Slot { version: 1, ..stored.slot.clone() }).await?;
-            tracing::warn!(key = stored.slot.name, "the store has lost a key of the service; it was given back");
-        }
-        Ok(given)
     }
 
     /// A key: the one in memory, where only its times differ, or else opened. The inner error says why it cannot be read.
@@ -125,7 +111,8 @@ impl<M: KeyMaker> KeyRing<M> {
         let view = self.view.load_full();
         let newest = view.rows.last().and_then(|row| row.held.as_ref().ok());
         let hurry = newest.is_some_and(|held| self.maker.outdated(&held.key));
-        let Some(times) = self.schedule.due(&view.times, now, hurry) else { return Ok(false) };
+        let due = if view.rows.is_empty() { self.first_due(vault, &view, now) } else { self.schedule.due(&view.times, now, hurry) };
+        let Some(times) = due else { return Ok(false) };
         self.make(vault, &view, times, now).await
     }
 

@@ -3,15 +3,22 @@
 use std::sync::Arc;
 
 use super::{
-    Held, KeyMaker, KeyState, Times, parse_key_name,
+    Held, KeyMaker, KeyState, Past, Times, parse_key_name,
     record::{Kept, Record},
     schedule::{self, RETIRE_MARGIN, Schedule},
     shelf::Slot,
 };
-use crate::model::Timestamp;
+use crate::model::{SignedDuration, Timestamp};
 
 /// The most keys of a ring, those included that were taken out and whose number is kept: four times what the fastest rotation leaves.
 pub const MAX_KEYS: usize = 128;
+
+/// For how long a shelf that others may share is seen without any key of a ring before its first one is made: each server that knows keys which
+/// the store lost has given them back by then. Two looks of a server.
+pub const FIRST_KEY_WAIT: SignedDuration = SignedDuration::from_secs(10);
+
+/// The longest time between two looks for which the shelf is taken to have been without keys in between, too.
+const SEEN_THROUGH: SignedDuration = SignedDuration::from_secs(8);
 
 /// The keys of a ring as they were read.
 pub(super) struct View<K> {
@@ -27,6 +34,10 @@ pub(super) struct View<K> {
     pub revision: Option<u64>,
     /// When the shelf was read; none before the first time.
     pub read_at: Option<Timestamp>,
+    /// Since when each look has found no key at all.
+    pub empty_since: Option<Timestamp>,
+    /// What is known besides.
+    pub past: Past,
 }
 
 /// A key that is published.
@@ -47,20 +58,29 @@ pub(super) struct Stored {
 impl<K> View<K> {
     /// Before anything was read.
     pub fn empty() -> Self {
-        Self { rows: Vec::new(), times: Vec::new(), out: Vec::new(), look: 0, revision: None, read_at: None }
+        let (rows, times, out, past) = (Vec::new(), Vec::new(), Vec::new(), Past::default());
+        Self { rows, times, out, look: 0, revision: None, read_at: None, empty_since: None, past }
     }
 
-    /// Puts rows into order. The clock that wrote a key's time may differ from another's; their numbers do not.
-    pub fn new(mut rows: Vec<Row<K>>, mut out: Vec<Stored>, look: u64, revision: u64, read_at: Timestamp) -> Self {
+    /// Puts rows into order, after what was known before. The clock that wrote a key's time may differ from another's; their numbers do not.
+    pub fn after(before: &Self, mut rows: Vec<Row<K>>, mut out: Vec<Stored>, look: u64, revision: u64, read_at: Timestamp) -> Self {
         rows.sort_by_key(|row| (row.stored.record.times().signs_from, row.stored.number));
         out.sort_by_key(|stored| stored.number);
         let times = rows.iter().map(|row| row.stored.record.times()).collect();
-        Self { rows, times, out, look, revision: Some(revision), read_at: Some(read_at) }
+        let mut past = before.past.clone();
+        rows.iter().filter(|row| row.held.is_ok()).for_each(|row| past.note_living(&row.stored));
+        let lived = |stored: &&Stored| before.rows.iter().any(|row| row.held.is_ok() && row.stored.is_of(stored));
+        out.iter().filter(lived).for_each(|stored| past.note_gone(stored));
+        let watched = before.read_at.is_some_and(|before| read_at.duration_since(before) <= SEEN_THROUGH);
+        let empty_since = rows.is_empty().then(|| before.empty_since.filter(|_| watched).unwrap_or(read_at));
+        Self { rows, times, out, look, revision: Some(revision), read_at: Some(read_at), empty_since, past }
     }
 
     /// The same, read again at a later time and found unchanged.
     pub fn seen_again(&self, look: u64, read_at: Timestamp) -> Self {
-        Self { look, read_at: Some(read_at), ..self.clone() }
+        let watched = self.read_at.is_some_and(|before| read_at.duration_since(before) <= SEEN_THROUGH);
+        let empty_since = self.empty_since.map(|since| if watched { since } else { read_at });
+        Self { look, read_at: Some(read_at), empty_since, ..self.clone() }
     }
 
     /// Where the key at `place` stands.
@@ -68,10 +88,21 @@ impl<K> View<K> {
         schedule::state(&self.times, place, now)
     }
 
+    /// Whether an entry holds a key that was taken out already: whoever can write to the store has put it back, or the store forgot.
+    pub fn is_back(&self, stored: &Stored) -> bool {
+        stored.out_since().is_none() && (self.past.is_gone(stored) || self.out.iter().any(|out| out.is_of(stored)))
+    }
+
+    /// Whether there was no key for so long that no other server knows one.
+    pub fn is_settled_empty(&self) -> bool {
+        let since = self.empty_since.zip(self.read_at);
+        since.is_some_and(|(since, read_at)| read_at.duration_since(since) >= FIRST_KEY_WAIT)
+    }
+
     /// The number after all that were ever given.
     pub fn next_number(&self) -> u32 {
         let numbers = self.rows.iter().map(|row| row.stored.number).chain(self.out.iter().map(|stored| stored.number));
-        numbers.max().unwrap_or(0).saturating_add(1)
+        numbers.max().unwrap_or(0).max(self.past.highest()).saturating_add(1)
     }
 
     /// How many numbers the ring keeps.
@@ -94,9 +125,9 @@ impl<K> View<K> {
 
 impl<K> Clone for View<K> {
     fn clone(&self) -> Self {
-        let Self { rows, times, out, look, revision, read_at } = self;
-        let (rows, times, out) = (rows.clone(), times.clone(), out.clone());
-        Self { rows, times, out, look: *look, revision: *revision, read_at: *read_at }
+        let Self { rows, times, out, look, revision, read_at, empty_since, past } = self;
+        let (rows, times, out, past) = (rows.clone(), times.clone(), out.clone(), past.clone());
+        Self { rows, times, out, look: *look, revision: *revision, read_at: *read_at, empty_since: *empty_since, past }
     }
 }
 
@@ -135,12 +166,19 @@ impl Stored {
         Self { number: self.number, slot, record }
     }
 
+    /// Whether it is an entry of the same key as another, whatever became of it: what is sealed into a key tells it from any other that was
+    /// given its number.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.number == other.number && self.published_at() == other.published_at()
+    }
+
+    /// Since when it is published, which never changes.
+    pub fn published_at(&self) -> Timestamp {
+        self.record.times().published_at
+    }
+
     /// Whether it holds the same key as another, whatever its times say.
     pub fn same_key(&self, other: &Self) -> bool {
-        let published = |stored: &Self| stored.record.times().published_at;
-        self.number == other.number
-            && self.record.key == other.record.key
-            && self.record.public == other.record.public
-            && published(self) == published(other)
+        self.is_of(other) && self.record.key == other.record.key && self.record.public == other.record.public
     }
 }

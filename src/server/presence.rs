@@ -1,6 +1,7 @@
 //! What servers tell each other of who watches the trust bundle, so that a key can sign as soon as everybody has it.
 //!
-//! Each server has an entry in the store. A key is everybody's when every entry has it, and somebody watches at all: a server that is gone
+//! Each server has an entry in the store. A key is everybody's when every entry has it, somebody watches at all, and it is published for so long
+//! that who polls has it, too, for anybody may watch: a server that is gone
 //! without a word holds its rings up until it is forgotten, or until the key's own time comes.
 
 use std::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     background::ticker,
-    keys::{Activation, KeyState, Ring},
+    keys::{Activation, KeyState, Ring, Times},
     model::{
         SignedDuration, Timestamp,
         error::{Code, Error, Result},
@@ -93,10 +94,13 @@ impl Presence {
     /// The rings with a key that signs as soon as everybody has it.
     fn waiting(&self, now: Timestamp) -> Vec<(Arc<dyn Ring>, CaName)> {
         let rules = self.vend.rules();
-        let waiting = rules.issuers.x509.cas().rings().filter(|(_, ring)| ring.maker().activate_when_acknowledged);
-        let prepared = |(_, ring): (&CaName, &Arc<crate::keys::KeyRing<_>>)| {
+        let waiting = rules.issuers.x509.cas().rings().filter_map(|(_, ring)| Some((ring, ring.maker().acknowledged_after?)));
+        let prepared = |(ring, floor): (&Arc<crate::keys::KeyRing<_>>, SignedDuration)| {
             let ring: Arc<dyn Ring> = ring.clone();
             let key = ring.show(now).into_iter().find(|key| key.state == KeyState::Prepared && key.fault.is_none())?;
+            if !is_out(key.times, floor, now) {
+                return None;
+            }
             Some((ring, key.name().parse().ok()?))
         };
         waiting.filter_map(prepared).collect()
@@ -175,6 +179,11 @@ impl Presence {
     }
 }
 
+/// Whether a key is published for so long that it need not be asked who polls: one who watches must not be enough to have it sign at once.
+fn is_out(times: Times, floor: SignedDuration, now: Timestamp) -> bool {
+    now.duration_since(times.published_at) >= floor
+}
+
 /// Whether every server says that all who watch there have a key, and at least one watches anywhere.
 fn everybody_has(said: &[Said], key: &CaName) -> bool {
     said.iter().all(|said| said.keys.contains(key)) && said.iter().any(|said| said.watchers > 0)
@@ -194,6 +203,7 @@ pub(super) async fn keep(presence: Arc<Presence>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::schedule::{POLLED_AFTER, REFRESH_AFTER};
 
     fn said(watchers: usize, keys: &[&str]) -> Said {
         Said { at: Timestamp::UNIX_EPOCH, watchers, keys: keys.iter().map(|key| key.parse().unwrap()).collect() }
@@ -209,6 +219,14 @@ mod tests {
         assert!(has(&[said(1, &["a-2"]), said(0, &["a-2"])]));
         assert!(!has(&[said(1, &["a-2"]), said(0, &["a-1"])]), "a server that does not have it yet would not publish its CRL");
         assert!(!has(&[said(1, &["a-2"]), said(7, &["a-1"])]));
+    }
+
+    #[test]
+    fn nobodys_word_counts_before_who_polls_has_the_key() {
+        let times = Times { published_at: Timestamp::UNIX_EPOCH, signs_from: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24) };
+        let out = |seconds: i64| is_out(times, POLLED_AFTER, Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds));
+        assert_eq!([-1, 0, 359, 360, 86_400].map(out), [false, false, false, true, true]);
+        assert!(POLLED_AFTER > REFRESH_AFTER + LOOK_EVERY.try_into().unwrap(), "who polled just before it was there has asked again");
     }
 
     #[test]

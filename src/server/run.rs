@@ -63,16 +63,18 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         tracing::warn!(%warning, "configuration");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let shared = matches!(config.store, StoreConfig::Redis(_));
     let Stores { leases: store, entries } = open_stores(config.store)?;
     let audit_dir = config.audit.dir.clone();
     let log = Arc::new(DiskLog::open(config.audit)?);
+    let place = keys::Place { shelf: Arc::new(StoreShelf(entries.clone())), shared, memory: keys::Memory::open(&audit_dir) };
     let edge = Arc::new(TlsEdge::new(clock.clone())?);
     let own = Arc::new(OwnCertificate::new(edge.clone()));
     own.want(config.identity)?;
     let vend = Vend::new(Arc::new(TimedStore(store.clone())), Arc::new(TimedLog(log)), clock.clone(), config.rules);
     let vend = Arc::new(vend.with_watch_limits(config.limits.of_watches()));
     let server = vend.watches().server();
-    let desk = Arc::new(KeyDesk::new(vend.clone(), Arc::new(StoreShelf(entries.clone())), server, config.wrapper.clone()));
+    let desk = Arc::new(KeyDesk::new(vend.clone(), place, server, config.wrapper.clone()));
     desk.prepare(&vend.rules(), config.wrapper).await?;
     vend.follow_cas();
     let parts = Arc::new(Parts {

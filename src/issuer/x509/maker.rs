@@ -105,8 +105,9 @@ pub struct CaMaker {
     pub root: Option<RingRoot>,
     /// Where the root's CRL can be had, if it has one.
     pub root_crl_url: Option<String>,
-    /// Whether a prepared key signs as soon as everybody who watches the trust bundle has it.
-    pub activate_when_acknowledged: bool,
+    /// Whether a prepared key signs as soon as everybody who watches the trust bundle has it, once it is published for so long; none: it waits
+    /// for its turn.
+    pub acknowledged_after: Option<SignedDuration>,
 }
 
 impl CaMaker {
@@ -195,6 +196,7 @@ impl KeyMaker for CaMaker {
             other => return Err(format!("it has {} certificates", other.len())),
         };
         let name = own_name(&self.ca, number)?;
+        names_itself(&ders, &name)?;
         let at = within_validity(&ders, now)?;
         let config = CaConfig {
             crl_url: self.crl_url_of(&name),
@@ -230,6 +232,13 @@ impl KeyMaker for CaMaker {
             None => !key.chain_der().is_empty(),
         }
     }
+}
+
+/// That an authority's certificate says its own name: under another one its revocations would go where no relying party looks for them.
+fn names_itself(ders: &[CertificateDer<'_>], name: &CaName) -> Result<(), String> {
+    let (_, own) = X509Certificate::from_der(&ders[0]).map_err(|_| "its certificate does not parse".to_owned())?;
+    let says = own.subject().iter_common_name().next().and_then(|said| said.as_str().ok());
+    if says == Some(name.as_str()) { Ok(()) } else { Err(format!("its certificate is not that of {name}")) }
 }
 
 /// The time nearest to `now` at which all of these are valid.

@@ -26,6 +26,9 @@ pub const DEFAULT_PUBLISH_AHEAD: SignedDuration = SignedDuration::from_hours(24)
 /// The shortest and the longest time between two keys of a CA.
 pub const CA_ROTATE_EVERY: [SignedDuration; 2] = [SignedDuration::from_hours(1), SignedDuration::from_hours(24 * 366 * 5)];
 
+/// The shortest and the longest time after which the acknowledgement of all who watch has a key sign.
+pub const ACKNOWLEDGED_AFTER: [SignedDuration; 2] = [SignedDuration::from_secs(1), SignedDuration::from_hours(24 * 7)];
+
 /// The most authorities of one ring that may be published at once, going by its configuration.
 pub const MAX_AUTHORITIES: i128 = 32;
 
@@ -137,6 +140,10 @@ impl Reader {
         for fault in schedule.faults("every", CA_ROTATE_EVERY) {
             self.fault(line, format!("rotation.{fault}"));
         }
+        let [shortest, most] = ACKNOWLEDGED_AFTER;
+        if !(shortest..=most).contains(&rotation.acknowledged_after) {
+            self.fault(line, format!("rotation.acknowledged_after is {shortest:#} to {most:#}"));
+        }
         let least = rotation.every.saturating_add(rotation.publish_ahead).saturating_add(longest);
         let life = rotation.life.unwrap_or_else(|| least.saturating_add(rotation.publish_ahead));
         if life < least {
@@ -169,7 +176,7 @@ impl Reader {
             life,
             root,
             root_crl_url,
-            activate_when_acknowledged: rotation.activate_when_acknowledged,
+            acknowledged_after: rotation.activate_when_acknowledged.then_some(rotation.acknowledged_after),
         };
         for fault in maker.faults() {
             self.fault(line, fault);

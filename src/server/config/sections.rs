@@ -165,6 +165,12 @@ pub(super) struct RotationSection {
     pub root: Option<RingRootSection>,
     #[serde(default)]
     pub activate_when_acknowledged: bool,
+    #[serde(default = "default_acknowledged_after")]
+    pub acknowledged_after: SignedDuration,
+}
+
+fn default_acknowledged_after() -> SignedDuration {
+    crate::keys::schedule::POLLED_AFTER
 }
 
 fn default_ca_publish_ahead() -> SignedDuration {

@@ -14,15 +14,12 @@ use super::{
     status::status,
 };
 use crate::{
-    keys::KeyState,
+    keys::{KeyState, schedule::REFRESH_AFTER},
     model::error::{Code, Error},
     proto::v1::{self, trust_service_server::TrustService},
     server::{bundles::Place, grpc::Edge},
     vend::{PublicCa, TrustBundle},
 };
-
-/// How soon a relying party should ask again, in seconds.
-const REFRESH_AFTER: i64 = 300;
 
 #[async_trait]
 impl TrustService for Edge {
@@ -112,7 +109,7 @@ fn bundle(bundle: &TrustBundle) -> v1::GetTrustBundleResponse {
     let TrustBundle { version, authorities, jwks } = bundle;
     v1::GetTrustBundleResponse {
         authorities: authorities.iter().map(authority).collect(),
-        refresh_after: Some(prost_types::Duration { seconds: REFRESH_AFTER, nanos: 0 }),
+        refresh_after: Some(prost_types::Duration { seconds: REFRESH_AFTER.as_secs(), nanos: 0 }),
         version: version.clone(),
         jwks: jwks.clone(),
     }

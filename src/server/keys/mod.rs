@@ -1,6 +1,7 @@
 //! The keys of the service, kept: the pass that looks at the rings, and what an administrator may do to them, on record.
 
 mod administer;
+mod memory;
 mod pass;
 mod shelf;
 
@@ -13,6 +14,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 
 pub use administer::{Act, Administrator};
+pub use memory::Memory;
 pub(super) use pass::keep;
 pub use shelf::StoreShelf;
 
@@ -32,7 +34,7 @@ pub const REFRESH_EVERY: SignedDuration = SignedDuration::from_secs(5);
 /// The rings of the rules in force, with what opens their keys.
 pub struct KeyDesk {
     vend: Arc<Vend>,
-    shelf: Arc<dyn Shelf>,
+    place: Place,
     server: ServerId,
     wrapper: ArcSwapOption<FileKek>,
     /// Counts the times that a key was made, began to sign, was taken out, or the rings became others.
@@ -43,11 +45,21 @@ pub struct KeyDesk {
     faults: Mutex<BTreeMap<String, String>>,
 }
 
+/// Where keys lie, and what is known of them besides.
+pub struct Place {
+    /// Where they lie.
+    pub shelf: Arc<dyn Shelf>,
+    /// Whether other servers may have the same shelf.
+    pub shared: bool,
+    /// What is remembered of them.
+    pub memory: Memory,
+}
+
 impl KeyDesk {
     /// Over the rings of the rules that `vend` has in force.
-    pub fn new(vend: Arc<Vend>, shelf: Arc<dyn Shelf>, server: ServerId, wrapper: Option<Arc<FileKek>>) -> Self {
+    pub fn new(vend: Arc<Vend>, place: Place, server: ServerId, wrapper: Option<Arc<FileKek>>) -> Self {
         let (changed, hurry, faults) = (watch::Sender::new(0), Notify::new(), Mutex::default());
-        Self { vend, shelf, server, wrapper: ArcSwapOption::new(wrapper), changed, hurry, faults }
+        Self { vend, place, server, wrapper: ArcSwapOption::new(wrapper), changed, hurry, faults }
     }
 
     /// The rings of the rules in force.
@@ -82,6 +94,7 @@ impl KeyDesk {
         rules.issuers.take_over_rings(&self.vend.rules().issuers);
         for ring in rings {
             ring.check(&vault).await?;
+            ring.recall(&self.place.memory.of(ring.name()));
             match ring.rotate(&vault, now).await {
                 Err(error) if error.code() == Code::StoreUnavailable => {
                     tracing::warn!(ring = ring.name(), %error, "keys could not be looked at; they are at the next turn");
@@ -104,8 +117,14 @@ impl KeyDesk {
         self.rings().iter().filter(|ring| ring.can_sign(now).is_err()).map(|ring| ring.name().to_owned()).collect()
     }
 
+    /// The rings whose keys were lost and whose next one waits, each with the time from which on that signs.
+    pub fn waiting(&self, now: Timestamp) -> Vec<(String, Timestamp)> {
+        self.rings().iter().filter_map(|ring| Some((ring.name().to_owned(), ring.waits_until(now)?))).collect()
+    }
+
     fn vault_of(&self, wrapper: Arc<FileKek>) -> Vault {
-        Vault { shelf: self.shelf.clone(), wrapper: wrapper as Arc<dyn KeyWrapper>, server: self.server }
+        let Place { shelf, shared, memory: _ } = &self.place;
+        Vault { shelf: shelf.clone(), wrapper: wrapper as Arc<dyn KeyWrapper>, server: self.server, shared: *shared }
     }
 
     fn tell_changed(&self) {

@@ -39,6 +39,9 @@ impl KeyDesk {
             if ring.outline() != before {
                 self.tell_changed();
             }
+            if let Err(error) = self.place.memory.keep(ring.name(), &ring.past()).await {
+                tracing::warn!(ring = ring.name(), %error, "what is known of the keys of a ring is not remembered over a restart");
+            }
             let unreadable = ring.unreadable();
             let fault = turned.err().map(|error| error.to_string()).or_else(|| (!unreadable.is_empty()).then(|| unreadable.join("; ")));
             gauges(&*ring, fault.is_none(), now);

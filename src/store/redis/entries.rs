@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::{RedisStore, scripts};
 use crate::{
+    clock,
     model::error::Error,
     store::{Collection, Entry, EntryStore, MAX_ENTRIES, check_entry, unavailable},
 };
@@ -30,7 +31,7 @@ impl EntryStore for RedisStore {
     async fn write_entry(&self, collection: Collection, entry: &Entry) -> Result<bool, Error> {
         check_entry(entry)?;
         let mut call = scripts::ENTRY_WRITE.on(&self.keys.collection(collection));
-        call.arg(&entry.key).arg(entry.version).arg(&entry.body).arg(MAX_ENTRIES);
+        call.arg(&entry.key).arg(entry.version).arg(&entry.body).arg(MAX_ENTRIES).arg(first_revision());
         self.script::<u8>(&scripts::ENTRY_WRITE, call).await.map(|written| written == 1)
     }
 
@@ -39,6 +40,11 @@ impl EntryStore for RedisStore {
         call.arg(key).arg(version);
         self.script::<u8>(&scripts::ENTRY_DELETE, call).await.map(|gone| gone == 1)
     }
+}
+
+/// Where the count of a collection's changes begins: so far from any other that the two do not meet, and small enough for Lua's numbers.
+fn first_revision() -> u64 {
+    u64::from_be_bytes(clock::random()) >> 16
 }
 
 /// An entry from `<version> <body>`.

@@ -26,6 +26,13 @@ pub struct Second {
 
 impl Second {
     pub fn start(world: &World) -> Self {
+        let second = Self::start_unready(world);
+        second.wait_for("/readyz", "the second server is ready");
+        second
+    }
+
+    /// The same without waiting for what it needs.
+    pub fn start_unready(world: &World) -> Self {
         let (grpc, http) = (free_port(), free_port());
         let config = world.read("daypass.toml");
         let lines = config.lines().map(|line| match line.split_once('=').map(|(key, _)| key.trim()) {
@@ -40,10 +47,13 @@ impl Second {
         let mut command = Command::new(env!("CARGO_BIN_EXE_daypassd"));
         command.arg("serve").arg("--config").arg(&path).stdout(Stdio::null()).stderr(Stdio::null());
         let second = Self { grpc, http, _process: Process::start(&mut command) };
-        wait_until(Duration::from_secs(20), "the second server is ready", || {
-            run(Command::new("curl").args(["-fsS", &format!("http://127.0.0.1:{http}/readyz")])).ok.then_some(())
-        });
+        second.wait_for("/healthz", "the second server lives");
         second
+    }
+
+    fn wait_for(&self, path: &str, what: &str) {
+        let url = format!("http://127.0.0.1:{}{path}", self.http);
+        wait_until(Duration::from_secs(30), what, || run(Command::new("curl").args(["-fsS", &url])).ok.then_some(()));
     }
 
     pub fn cli(&self, world: &World, caller: &Caller, args: &[&str]) -> (Option<i32>, Value) {

@@ -59,6 +59,8 @@ fn each_fault_of_a_rotation_is_told() {
     one(&rotating("every = \"720h\", life = \"721h\""), "it must be at least");
     one(&rotating("every = \"720h\", life = \"8784000h\""), "rotation.life is at most");
     one(&rotating("every = \"2h\", publish_ahead = \"1h\", life = \"2400h\""), "would be published at once");
+    one(&rotating("every = \"720h\", acknowledged_after = \"0s\""), "rotation.acknowledged_after is 1s to 168h");
+    one(&rotating("every = \"720h\", acknowledged_after = \"169h\""), "rotation.acknowledged_after is 1s to 168h");
     one(&rotating("every = \"720h\", speed = 1"), "unknown field");
     one(&rotating("every = \"720h\"").replace("/{ca}.crl", "/issuing.crl"), "crl_url must hold {ca}");
     one(&rotating("every = \"720h\"").replace("crl_url", "key = \"/etc/daypass/issuing.key\"\ncrl_url"), "certificate, key and root go");

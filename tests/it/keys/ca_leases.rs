@@ -79,7 +79,7 @@ impl World {
             life: LIFE,
             root: None,
             root_crl_url: None,
-            activate_when_acknowledged: false,
+            acknowledged_after: None,
         };
         assert_eq!(maker.faults(), Vec::<String>::new());
         let ring = Arc::new(KeyRing::new("issuing", SCHEDULE, maker));

@@ -5,7 +5,7 @@ use std::{fs, process::Command, time::Duration};
 use daypass::proto::v1::{AcknowledgeTrustBundleRequest, KeyState, WatchTrustBundleRequest};
 use serde_json::Value;
 
-use super::ca_world::{Follower, SPREAD, Under, bundle, ca, ca_ok, crl, rotating, states, trust};
+use super::ca_world::{Follower, SPREAD, Under, bundle, ca, ca_ok, crl, rotating, states, trust, trust_at};
 use crate::{
     e2e::{
         two_servers::Second,
@@ -145,6 +145,49 @@ fn a_key_waits_for_everybody_who_watches() {
         }
     });
     assert!(world.metrics().contains("daypass_bundle_watches"));
+}
+
+#[test]
+fn a_key_waits_for_who_watches_at_the_other_server() {
+    let redis = Redis::start();
+    let world = rotating(Some(redis.url()), Under::Itself);
+    let second = Second::start(&world);
+    block_on(async {
+        let attentive = Follower::start(trust(&world).await, true).await;
+        let silent = Follower::start(trust_at(&world, second.grpc).await, false).await;
+        ca_ok(&world, &["prepare", "issuing"]);
+        let prepared = [("issuing-1", KeyState::Active), ("issuing-2", KeyState::Prepared)];
+        attentive.until(&prepared).await;
+        silent.until(&prepared).await;
+        // Several looks of both servers after the time from which on it could sign.
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        for follower in [&attentive, &silent] {
+            assert_eq!(states(&follower.bundle.borrow())["issuing-2"], KeyState::Prepared, "who watches at the second has not said so");
+        }
+        drop(silent);
+        let there = Follower::start(trust_at(&world, second.grpc).await, true).await;
+        let active = [("issuing-1", KeyState::Retired), ("issuing-2", KeyState::Active)];
+        attentive.until(&active).await;
+        there.until(&active).await;
+    });
+}
+
+#[test]
+fn one_who_watches_has_no_key_sign_before_who_polls_has_it() {
+    let mut world = rotating(None, Under::Itself);
+    world.stop();
+    world.edit("daypass.toml", "acknowledged_after = \"3s\"", "acknowledged_after = \"9s\"");
+    world.start_again();
+    block_on(async {
+        let alone = Follower::start(trust(&world).await, true).await;
+        ca_ok(&world, &["prepare", "issuing"]);
+        alone.until(&[("issuing-1", KeyState::Active), ("issuing-2", KeyState::Prepared)]).await;
+        alone.until(&[("issuing-1", KeyState::Retired), ("issuing-2", KeyState::Active)]).await;
+    });
+    let shown: Value = serde_json::from_str(&ca(&world, &["show", "issuing", "-o", "json"]).text()).unwrap();
+    let at = |name: &str| shown["keys"][1][name].as_str().unwrap().parse::<daypass::model::Timestamp>().unwrap();
+    let waited = at("signs_from").duration_since(at("published_at")).as_secs();
+    assert!((9..60).contains(&waited), "{waited} s");
 }
 
 #[test]

@@ -1,17 +1,23 @@
 //! A `daypassd dev` whose issuing CA rotates, and its trust bundle as a relying party follows it.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, future::ready, io, process::Command, sync::Arc, time::Duration};
 
 use daypass::proto::v1::{
     AcknowledgeTrustBundleRequest, CertificateAuthority, GetTrustBundleRequest, GetTrustBundleResponse, KeyState, WatchTrustBundleRequest,
     trust_service_client::TrustServiceClient,
 };
+use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
-use tokio::sync::watch;
-use tonic::transport::Channel;
+use rustls_pki_types::ServerName;
+use tokio::{net::TcpStream, sync::watch};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    e2e::world::{Caller, World},
+    e2e::{
+        wire::tls,
+        world::{Caller, World},
+    },
     support::parts::{Ran, run, wait_until},
 };
 
@@ -36,7 +42,7 @@ pub fn rotating(store: Option<String>, under: Under) -> World {
         Under::Root => ", root = { certificate = \"ca.pem\", key = \"pki/root.key\" }".to_owned(),
     };
     let fixed = "certificate = \"pki/issuing.pem\"\nkey = \"pki/issuing.key\"\nroot = \"ca.pem\"\n";
-    let rotation = format!("rotation = {{ every = \"720h\", activate_when_acknowledged = true{root} }}\n");
+    let rotation = format!("rotation = {{ every = \"720h\", activate_when_acknowledged = true, acknowledged_after = \"3s\"{root} }}\n");
     world.edit("daypass.toml", fixed, &rotation);
     if under == Under::Itself {
         let line = world.read("daypass.toml").lines().find(|line| line.starts_with("root_crl")).unwrap().to_owned();
@@ -60,6 +66,15 @@ pub fn ca_ok(world: &World, args: &[&str]) {
 /// The trust service of a world, as anybody may call it.
 pub async fn trust(world: &World) -> TrustServiceClient<Channel> {
     TrustServiceClient::new(crate::e2e::wire::channel(world, &Caller::nobody()).await)
+}
+
+/// The same at another server of the world.
+pub async fn trust_at(world: &World, port: u16) -> TrustServiceClient<Channel> {
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let tls = TlsConnector::from(Arc::new(tls(world, &Caller::nobody())));
+    let mut once = Some(TokioIo::new(tls.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap()));
+    let connector = tower::service_fn(move |_| ready(once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))));
+    TrustServiceClient::new(Endpoint::from_static("https://localhost").connect_with_connector(connector).await.unwrap())
 }
 
 pub async fn bundle(client: &mut TrustServiceClient<Channel>) -> GetTrustBundleResponse {

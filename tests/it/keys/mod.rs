@@ -6,6 +6,8 @@ mod ca_handshakes;
 mod ca_leases;
 mod ca_server;
 mod ca_world;
+mod lost;
+mod lost_servers;
 mod rings;
 mod sealed;
 mod server;
@@ -42,7 +44,12 @@ pub fn entries(path: &Path) -> Arc<dyn EntryStore> {
 pub fn vault(entries: &Arc<dyn EntryStore>, number: u64, wrapping: &[u8]) -> Vault {
     let keys: Vec<_> = wrapping.iter().map(|byte| Zeroizing::new([*byte; KEY_BYTES])).collect();
     let wrapper = Arc::new(FileKek::new(&keys).unwrap());
-    Vault { shelf: Arc::new(StoreShelf(entries.clone())), wrapper, server: ServerId(number) }
+    Vault { shelf: Arc::new(StoreShelf(entries.clone())), wrapper, server: ServerId(number), shared: false }
+}
+
+/// The same where other servers may have the store, too.
+pub fn shared_vault(entries: &Arc<dyn EntryStore>, number: u64) -> Vault {
+    Vault { shared: true, ..vault(entries, number, &[1]) }
 }
 
 /// A ring that can sign, over a store of its own.
@@ -61,7 +68,7 @@ pub fn in_the_clear(dir: &Path, ring: &str) -> Vec<Vec<u8>> {
         None => entries(&dir.join("store/leases.db")),
     };
     let wrapper = Arc::new(FileKek::load(&[dir.join("wrap.key")]).unwrap());
-    let vault = Vault { shelf: Arc::new(StoreShelf(entries)), wrapper, server: ServerId(0) };
+    let vault = Vault { shelf: Arc::new(StoreShelf(entries)), wrapper, server: ServerId(0), shared: false };
     let ring = KeyRing::new(ring, DEFAULT_SCHEDULE, Thief);
     block_on(ring.refresh(&vault, "2027-01-15T08:00:00Z".parse().unwrap())).unwrap();
     assert_eq!(ring.unreadable(), Vec::<String>::new());

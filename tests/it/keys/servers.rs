@@ -15,19 +15,19 @@ use crate::{
 };
 
 /// A look at the keys and some more.
-const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(15);
 
 fn key_set(port: u16) -> String {
     run(Command::new("curl").args(["-fsS", &format!("http://127.0.0.1:{port}/jwks.json")])).text()
 }
 
-fn kids(port: u16) -> Vec<String> {
+pub fn kids(port: u16) -> Vec<String> {
     let set: Value = serde_json::from_str(&key_set(port)).unwrap();
     set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The `kid` of a token that the world's operator is given.
-fn signs(world: &World, second: Option<&Second>) -> String {
+pub fn signs(world: &World, second: Option<&Second>) -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let args = ["issue", "federate", "-o", "json"];
     let said = match second {
@@ -144,7 +144,7 @@ fn a_store_that_is_away_or_emptied_takes_no_key_with_it() {
     wait_until(SOON, "the keys are back", || redis.cli(&["HLEN", "daypass:{shared:keys}:e"]).contains('1').then_some(()));
     assert_eq!(signs(&world, None), kid);
     wait_until(SOON, "it is told", || world.log().contains("the store has lost a key of the service").then_some(()));
-    // A server that starts while the store is away becomes ready when that is back.
+    // A server that starts while the store is away becomes ready when that is back, and somebody has the next key sign: the others are lost.
     world.stop();
     let dump = redis.cli(&["SAVE"]);
     drop(dump);
@@ -152,6 +152,10 @@ fn a_store_that_is_away_or_emptied_takes_no_key_with_it() {
     world.start_unready();
     assert!(world.wait_ready(false, SOON).contains("keys that sign cannot be used"));
     redis.start_again();
+    wait_until(Duration::from_secs(30), "it finds that the keys are lost", || {
+        world.wait_ready(false, SOON).contains("has lost the keys that sign").then_some(())
+    });
+    assert_eq!(ca(&world, &["activate", "jwt", "--force"]).code, 0);
     world.wait_ready(true, Duration::from_secs(30));
     let set = kids(world.http);
     assert_eq!(set.len(), 1);

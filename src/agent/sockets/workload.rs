@@ -92,7 +92,7 @@ impl SpiffeWorkloadApi for Workload {
             "" => None,
             text => Some(text.parse().map_err(|fault| Status::invalid_argument(format!("spiffe_id: {fault}")))?),
         };
-        let found = self.jwts.fetch(|role| self.shown.allows(role, &peer), audience, wanted.as_ref()).await?;
+        let found = self.jwts.fetch(peer.uid, |role| self.shown.allows(role, &peer), audience, wanted.as_ref()).await?;
         let svids = found.into_iter().map(|svid| Jwtsvid { spiffe_id: svid.id, svid: svid.token.expose().to_owned(), hint: svid.role });
         Ok(Response::new(JwtsvidResponse { svids: svids.collect() }))
     }

@@ -14,7 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::{
+    fs::OFlags,
+    io::Errno,
+    process::{Pid, Signal, kill_process, kill_process_group},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -326,14 +330,25 @@ async fn read(pipe: Option<Pipe>) -> String {
         .to_owned()
 }
 
-/// Sends a signal to the process that a file names. The file must be one that only root or the agent's own user writes: else anybody could
-/// point the signal at any process.
+/// Sends a signal to the process that a file names. The file must be one that only root or the agent's own user writes, and no link to one:
+/// else whoever writes it, or the link, could point the signal at any process.
 fn send(signal: Signal, pid_file: &Path) -> Result<(), String> {
     let at = |why: &str| format!("{}: {why}", pid_file.display());
-    let file = fs::File::open(pid_file).map_err(|error| at(&plain(&error)))?;
+    // Without waiting, or a pipe in its place would hold a thread for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(pid_file, flags, rustix::fs::Mode::empty()).map_err(|error| match error {
+        Errno::LOOP => at("it is a link; name the file itself"),
+        error => at(&plain(&error.into())),
+    })?;
+    let file = fs::File::from(file);
     let found = file.metadata().map_err(|error| at(&plain(&error)))?;
-    let own = rustix::process::geteuid().as_raw();
-    if found.mode() & 0o002 != 0 || found.uid() != 0 && own == 0 && found.mode() & 0o020 != 0 {
+    if !found.is_file() {
+        return Err(at("it is no file"));
+    }
+    if ![0, rustix::process::geteuid().as_raw()].contains(&found.uid()) {
+        return Err(at(&format!("it is user {}'s, who could name any process; use a command instead", found.uid())));
+    }
+    if found.mode() & 0o022 != 0 {
         return Err(at("others may write it"));
     }
     let mut text = String::new();

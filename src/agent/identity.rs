@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
+    agent::folder,
     client::{
         Client,
         csr::{self, Csr, PrivateKey},
@@ -134,9 +135,11 @@ impl IdentityDir {
     /// In a state directory, which is made (mode 0700) when it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, or others may write into it.
+    /// When it cannot be made, or others may write into it or put another in its place.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let state_dir = std::path::absolute(state_dir).map_err(|error| fault(state_dir, &error))?;
+        // Who could put a key of their own there would have the identity that it is certified for.
+        folder::check(&state_dir)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(|error| fault(&state_dir, &error))?;
         let mode = fs::metadata(&state_dir).map_err(|error| fault(&state_dir, &error))?.permissions().mode();
         if mode & 0o022 != 0 {
@@ -230,8 +233,10 @@ impl IdentityDir {
         sync(&self.state_dir)
     }
 
-    /// Removes the directories of earlier identities; what cannot be removed now is with the next one.
+    /// Removes the directories of earlier identities, and a key that was asked for: it is the identity's own, or nobody's, and must not be
+    /// taken for the next enrolment's. What cannot be removed now is with the next one.
     fn remove_but(&self, name: &str) {
+        let _ = fs::remove_file(self.state_dir.join(PENDING));
         let Ok(entries) = fs::read_dir(&self.state_dir) else { return };
         for entry in entries.flatten() {
             let is_earlier = entry.file_name().to_str().is_some_and(|found| found != name && found.starts_with("identity."));
@@ -270,9 +275,6 @@ pub async fn enroll(dir: &IdentityDir, client: &mut Client, code: &Secret) -> Re
     let (key, csr) = dir.pending()?;
     let identity = Identity::new(client.redeem(code, &csr).await?, &key, &csr)?;
     dir.store(&identity)?;
-    let pending = dir.state_dir.join(PENDING);
-    // It is the identity's own by now, and no more of a secret there than here.
-    fs::remove_file(&pending).map_err(|error| fault(&pending, &error))?;
     Ok(identity)
 }
 

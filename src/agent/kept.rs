@@ -12,6 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::folder;
 use crate::client::{
     error::{Error, Kind, Result},
     settings::read_bounded,
@@ -84,6 +85,7 @@ impl StateDir {
     /// Usage, when others may write into it, when it is another user's, or when another agent holds it; else what the disk says.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| fault(path, &error))?;
+        folder::check(&path)?;
         for dir in [path.clone(), path.join(ROLES)] {
             DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| fault(&dir, &error))?;
             let meta = fs::metadata(&dir).map_err(|error| fault(&dir, &error))?;

@@ -18,6 +18,7 @@ use super::{
     accounts::{gid, uid},
     config::{FileNames, Place},
     desk::{Bundle, Fresh},
+    folder,
 };
 use crate::{
     client::{
@@ -171,6 +172,7 @@ impl Publisher {
 
     fn make_dir(&self) -> Result<()> {
         let dir = &self.dir;
+        folder::check(dir)?;
         let is_new = !dir.exists();
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::usage(format!("{} is no directory; name another one", dir.display())),

@@ -107,6 +107,12 @@ fn others_may_not_write_where_it_lies() {
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     assert_eq!(IdentityDir::open(&open).unwrap_err().kind(), Kind::Usage);
+    // Only root can give one away; who has it could put a key of their own there.
+    if rustix::process::geteuid().is_root() {
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&open, Some(4_000_001), None).unwrap();
+        assert_eq!(IdentityDir::open(&open).unwrap_err().kind(), Kind::Usage);
+    }
 }
 
 #[test]
@@ -123,6 +129,20 @@ fn a_key_that_is_being_asked_for_is_the_same_after_a_crash() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     fs::write(&path, "nonsense").unwrap();
     assert_eq!(dir.pending().map(drop).unwrap_err().code(), "KEY");
+}
+
+#[test]
+fn a_key_that_was_asked_for_does_not_outlast_the_identity_that_it_is_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    let (first, _) = dir.pending().unwrap();
+    // A crash right after the first identity was put in force, then its renewal, then its end.
+    fs::copy(temp.path().join(PENDING), temp.path().join("kept")).unwrap();
+    dir.store(&identity(1)).unwrap();
+    fs::rename(temp.path().join("kept"), temp.path().join(PENDING)).unwrap();
+    dir.store(&identity(2)).unwrap();
+    fs::remove_file(dir.path()).unwrap();
+    assert_ne!(dir.pending().unwrap().0.pem(), first.pem(), "the next enrolment has a key of its own");
 }
 
 #[test]

@@ -29,8 +29,9 @@ use crate::client::{
 /// Where a role's session is.
 pub const PATH: &str = "/creds/";
 
-/// The kernel's table of connections (proc_pid_net(5)).
-const CONNECTIONS: &str = "/proc/net/tcp";
+/// The kernel's tables of connections (proc_pid_net(5)): of sockets of IPv4, and of sockets of IPv6 that speak IPv4 too (RFC 4291 section
+/// 2.5.5.2), as Java's do; each with the form of an address there.
+const CONNECTIONS: [(&str, fn(SocketAddrV4) -> String); 2] = [("/proc/net/tcp", in_table), ("/proc/net/tcp6", mapped_in_table)];
 
 /// A connection of that table that is established, in its column `st`.
 const ESTABLISHED: &str = "01";
@@ -81,11 +82,14 @@ impl Sessions for Shown {
 /// shows as root's there, and is not established any more.
 async fn owner(caller: Caller) -> Option<u32> {
     let (SocketAddr::V4(theirs), SocketAddr::V4(ours)) = (caller.theirs, caller.ours) else { return None };
-    let (theirs, ours) = (in_table(theirs), in_table(ours));
-    let mut lines = BufReader::new(tokio::fs::File::open(CONNECTIONS).await.ok()?).lines();
-    while let Some(line) = lines.next_line().await.ok()? {
-        if let Some(uid) = owner_in(&line, &theirs, &ours) {
-            return Some(uid);
+    for (table, form) in CONNECTIONS {
+        // A kernel without IPv6 has one table.
+        let Ok(table) = tokio::fs::File::open(table).await else { continue };
+        let (theirs, ours, mut lines) = (form(theirs), form(ours), BufReader::new(table).lines());
+        while let Some(line) = lines.next_line().await.ok()? {
+            if let Some(uid) = owner_in(&line, &theirs, &ours) {
+                return Some(uid);
+            }
         }
     }
     None
@@ -103,6 +107,11 @@ fn owner_in(line: &str, theirs: &str, ours: &str) -> Option<u32> {
 /// An address as the table has it: the four bytes as one number of this machine's order, and the port, in hex.
 fn in_table(address: SocketAddrV4) -> String {
     format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+}
+
+/// The same as an IPv4-mapped address of IPv6: four such numbers.
+fn mapped_in_table(address: SocketAddrV4) -> String {
+    format!("{:016X}{:08X}{}", 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), in_table(address))
 }
 
 #[cfg(test)]
@@ -142,5 +151,23 @@ mod tests {
         assert_eq!(owner(caller).await, Some(rustix::process::geteuid().as_raw()));
         drop(client);
         assert_eq!(owner(caller).await, None);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_socket_of_ipv6_that_speaks_ipv4_is_found_in_the_other_table() {
+        assert_eq!(mapped_in_table("127.0.0.1:49153".parse().unwrap()), "0000000000000000FFFF00000100007F:C001");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_says_whose_a_mapped_connection_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // A machine without IPv6 has no such sockets.
+        let Ok(client) = TcpStream::connect(format!("[::ffff:127.0.0.1]:{port}")).await else { return };
+        let (_served, theirs) = listener.accept().await.unwrap();
+        assert!(client.local_addr().unwrap().is_ipv6() && theirs.is_ipv4());
+        let caller = Caller { theirs, ours: listener.local_addr().unwrap() };
+        assert_eq!(owner(caller).await, Some(rustix::process::geteuid().as_raw()));
     }
 }

@@ -8,6 +8,7 @@
 //! | `place` | gives a socket or a file its place, mode and group |
 //! | `peer` | who is at the other end, and how many may be |
 //! | `authority` | lets in clients that put a path into `:authority` |
+//! | `seldom` | lines of the log that workloads bring about |
 //! | `view`, `follow` | what a process may see, as it is and as it becomes |
 //! | `workload`, `jwt` | the SPIFFE Workload API |
 //! | `sds` | Envoy's secret discovery |
@@ -22,6 +23,7 @@ mod jwt;
 pub mod peer;
 mod place;
 mod sds;
+mod seldom;
 mod view;
 mod workload;
 
@@ -47,8 +49,9 @@ use self::{
 pub use self::{
     aws::PATH as AWS_PATH,
     config::SocketsSection,
-    jwt::{FETCH_TIMEOUT, MAX_FETCHES},
+    jwt::{FETCH_TIMEOUT, MAX_FETCHES, MAX_FETCHES_PER_USER},
     sds::{MAX_MESSAGE as MAX_SDS_MESSAGE, MAX_NAME as MAX_SECRET_NAME, MAX_NAMES as MAX_SECRET_NAMES, MAX_REASON},
+    seldom::{MAX_LINES, WINDOW as LINES_WINDOW},
     workload::MAX_MESSAGE as MAX_WORKLOAD_MESSAGE,
 };
 use super::desk::{Desk, JwtSource};
@@ -144,7 +147,7 @@ impl Sockets {
             servers.spawn(serve_unix("workload", bound, server().add_service(service), shutdown.clone()));
         }
         if let (Some(bound), Some(section)) = (sds, section.sds) {
-            let service = Sds { shown: shown(section.roles), shutdown: shutdown.clone() };
+            let service = Sds { shown: shown(section.roles), shutdown: shutdown.clone(), rejections: Arc::default() };
             let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(sds::MAX_MESSAGE);
             servers.spawn(serve_unix("sds", bound, server().add_service(service), shutdown.clone()));
         }

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{Stream, stream};
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::{Request, Status, transport::server::Connected};
 
-use super::{authority::AnyAuthority, config::Access};
+use super::{authority::AnyAuthority, config::Access, seldom::Seldom};
 
 /// How many connections a socket has at a time. Further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -84,7 +84,9 @@ fn incoming_within(listener: UnixListener, name: &'static str, places: Arc<Place
                         return Some((Ok(Connection { stream: AnyAuthority::new(stream), peer, _place: place }), (listener, places)));
                     }
                     metrics::counter!("daypass_agent_connections_refused_total", "socket" => name).increment(1);
-                    tracing::warn!(socket = name, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
+                    if places.refusals.may(Instant::now()) {
+                        tracing::warn!(socket = name, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(socket = name, %error, "a connection could not be accepted");
@@ -99,6 +101,8 @@ fn incoming_within(listener: UnixListener, name: &'static str, places: Arc<Place
 struct Places {
     all: Arc<Semaphore>,
     by_user: Mutex<HashMap<u32, usize>>,
+    /// The log's lines of those who have no place.
+    refusals: Seldom,
 }
 
 /// One of them.
@@ -110,7 +114,7 @@ struct Place {
 
 impl Places {
     fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(MAX_CONNECTIONS)), by_user: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(MAX_CONNECTIONS)), by_user: Mutex::default(), refusals: Seldom::default() }
     }
 
     fn enter(self: &Arc<Self>, uid: u32, permit: OwnedSemaphorePermit) -> Option<Place> {

@@ -12,7 +12,7 @@ use std::{
 
 use super::config::{Group, Mode};
 use crate::{
-    agent::accounts::gid,
+    agent::{accounts::gid, folder},
     client::{
         error::{Error, Kind, Result},
         settings::plain,
@@ -49,12 +49,13 @@ impl Drop for Placed {
 /// Makes what `make` makes at a path that nobody else can reach, gives it mode and group, and moves it to `path`.
 ///
 /// # Errors
-/// When the folder is open to everybody, when the path holds what is no stale thing of ours, or what the disk says.
+/// When others may replace files in the folder, when the path holds what is no stale thing of ours, or what the disk says.
 pub(super) fn place<T>(path: &Path, mode: Mode, group: Option<&Group>, make: impl FnOnce(&Path) -> io::Result<T>) -> Result<(T, Placed)> {
     let fault = |error: io::Error| fault(path, &plain(&error));
     let group = group.map(gid).transpose()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    check_folder(folder)?;
+    // Whoever may replace files there could give workloads a false identity, and have root give away what a link leads to.
+    folder::check(folder)?;
     let workshop = Workshop::make(folder).map_err(fault)?;
     let made = workshop.0.join("s");
     let value = make(&made).map_err(fault)?;
@@ -113,17 +114,6 @@ impl Drop for Workshop {
         // At most an empty folder stays, or a socket that nobody serves.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// In a folder of everybody's any user could put a socket of their own in the place of ours, and give workloads a false identity.
-fn check_folder(folder: &Path) -> Result<()> {
-    const STICKY: u32 = 0o1000;
-    const OTHERS: u32 = 0o002;
-    let found = fs::metadata(folder).map_err(|error| fault(folder, &plain(&error)))?;
-    if found.mode() & OTHERS != 0 && found.mode() & STICKY == 0 {
-        return Err(fault(folder, "everybody may replace files there: chmod o-w, or take another folder"));
-    }
-    Ok(())
 }
 
 fn fault(path: &Path, why: &str) -> Error {
@@ -191,9 +181,11 @@ mod tests {
         assert!(place(&path, Mode(0o600), None, |_| Err::<(), _>(io::Error::other("no"))).is_err());
         assert!(place(&path, Mode(0o600), Some(&Group::Name("no such group".to_owned())), |path| write_private(path, b"x")).is_err());
         assert_eq!(names(folder.path()), [""; 0]);
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-        let refused = place(&path, Mode(0o600), None, |path| write_private(path, b"x")).unwrap_err();
-        assert!(refused.message().contains("everybody"), "{refused:?}");
+        for open in [0o777, 0o775] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(open)).unwrap();
+            let refused = place(&path, Mode(0o600), None, |path| write_private(path, b"x")).unwrap_err();
+            assert!(refused.message().contains("others may replace"), "{refused:?}");
+        }
         fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
         place(&path, Mode(0o640), None, |path| write_private(path, b"x"))
             .map(|(_, placed)| assert_eq!(mode(placed.path()), 0o640))

@@ -120,21 +120,43 @@ impl View {
         self.roles.iter().filter_map(|(role, following)| Certificate::of(role, following.borrow().clone()?)).collect()
     }
 
-    /// The trust bundle, when it came: of the CAs that issued the agent's certificates, for a trust domain is not trusted by way of another
-    /// CA of the same service. All of it where the agent has none.
+    /// The trust bundle, when it came: of the CAs that issued the agent's certificates. All of it where the agent has none.
     pub fn bundle(&self) -> Option<Arc<Bundle>> {
         let bundle = self.bundle.borrow().clone()?;
-        let own: Vec<Vec<u8>> = self.all.iter().flat_map(|role| roots(role.borrow().as_deref()).to_vec()).collect();
+        let own = self.roots_where(|_| true);
         if own.is_empty() || bundle.cas.len() < 2 {
             return Some(bundle);
         }
         Some(Arc::new(bundle.of_the_cas_of(&own)))
     }
 
+    /// The same of one trust domain, which is not trusted by way of another CA of the same service: of the CAs that issued its certificates.
+    /// Where the agent has none now: of those that issued certificates without a SPIFFE ID, or else of all that issued for no other domain.
+    pub fn bundle_of(&self, domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        let bundle = self.bundle.borrow().clone()?;
+        if bundle.cas.len() < 2 {
+            return Some(bundle);
+        }
+        let mut own = self.roots_where(|of| of == Some(domain));
+        if own.is_empty() {
+            own = self.roots_where(|of| of.is_none());
+        }
+        if own.is_empty() {
+            let others = bundle.of_the_cas_of(&self.roots_where(|of| of.is_some())).roots_der;
+            own = bundle.roots_der.iter().filter(|root| !others.contains(root)).cloned().collect();
+        }
+        Some(Arc::new(bundle.of_the_cas_of(&own)))
+    }
+
+    /// The roots that came with the agent's certificates, going by the trust domain of each one's SPIFFE ID.
+    fn roots_where(&self, counts: impl Fn(Option<&TrustDomain>) -> bool) -> Vec<Vec<u8>> {
+        let found = self.all.iter().filter_map(|role| role.borrow().clone());
+        found.filter(|fresh| counts(trust_domain(fresh).as_ref())).flat_map(|fresh| roots(Some(&fresh)).to_vec()).collect()
+    }
+
     /// The trust domains that the bundle is of: the configured one, and those of the agent's certificates, which the same service issued.
     pub fn trust_domains(&self) -> BTreeSet<TrustDomain> {
-        let leaf = |fresh: &Fresh| spiffe_id(x509(fresh)?.chain_der.first()?);
-        let found = self.all.iter().filter_map(|following| Some(leaf(following.borrow().as_deref()?)?.trust_domain));
+        let found = self.all.iter().filter_map(|following| trust_domain(following.borrow().as_deref()?));
         found.chain(self.trust_domain.clone()).collect()
     }
 
@@ -162,6 +184,11 @@ fn x509(fresh: &Fresh) -> Option<&X509Credential> {
         Credential::X509(found) => Some(found),
         _ => None,
     }
+}
+
+/// The trust domain of a certificate's SPIFFE ID.
+fn trust_domain(fresh: &Fresh) -> Option<TrustDomain> {
+    Some(spiffe_id(x509(fresh)?.chain_der.first()?)?.trust_domain)
 }
 
 /// The SPIFFE ID of a certificate: its only URI (X.509-SVID section 2), which names a workload.

@@ -92,7 +92,7 @@ impl SpiffeWorkloadApi for Workload {
             "" => None,
             text => Some(text.parse().map_err(|fault| Status::invalid_argument(format!("spiffe_id: {fault}")))?),
         };
-        let found = self.jwts.fetch(|role| self.shown.allows(role, &peer), audience, wanted.as_ref()).await?;
+        let found = self.jwts.fetch(peer.uid, |role| self.shown.allows(role, &peer), audience, wanted.as_ref()).await?;
         let svids = found.into_iter().map(|svid| Jwtsvid { spiffe_id: svid.id, svid: svid.token.expose().to_owned(), hint: svid.role });
         Ok(Response::new(JwtsvidResponse { svids: svids.collect() }))
     }
@@ -133,8 +133,7 @@ impl Workload {
 
 /// Every identity that the process may have, each with the bundle of its trust domain.
 fn x509_svids(view: &View) -> Result<State<X509svidResponse>, Status> {
-    let bundle = view.bundle();
-    let svids: Vec<_> = view.certificates().iter().filter_map(|certificate| x509_svid(certificate, bundle.as_deref())).collect();
+    let svids: Vec<_> = view.certificates().iter().filter_map(|certificate| x509_svid(view, certificate)).collect();
     match svids.is_empty() {
         false => Ok(State::of(X509svidResponse { svids, crl: Vec::new(), federated_bundles: HashMap::new() })),
         true if view.is_waiting() => Err(Status::unavailable("the agent has no credential yet; try again")),
@@ -142,10 +141,11 @@ fn x509_svids(view: &View) -> Result<State<X509svidResponse>, Status> {
     }
 }
 
-fn x509_svid(certificate: &Certificate, bundle: Option<&Bundle>) -> Option<X509svid> {
+fn x509_svid(view: &View, certificate: &Certificate) -> Option<X509svid> {
     let id = certificate.id.as_ref()?;
+    let bundle = view.bundle_of(&id.trust_domain);
     // Until the bundle came: the roots that came with the certificate.
-    let roots = bundle.map_or(certificate.roots(), |bundle| &bundle.roots_der);
+    let roots = bundle.as_ref().map_or(certificate.roots(), |bundle| &bundle.roots_der);
     Some(X509svid {
         spiffe_id: id.to_string(),
         x509_svid: certificate.chain().concat(),
@@ -155,13 +155,14 @@ fn x509_svid(certificate: &Certificate, bundle: Option<&Bundle>) -> Option<X509s
     })
 }
 
-/// The bundle, under each trust domain that it is of.
+/// The bundle of each trust domain.
 fn bundles(view: &View, content: impl Fn(&Bundle) -> Vec<u8>) -> Result<BTreeMap<String, Vec<u8>>, Status> {
-    let (bundle, domains) = (view.bundle().ok_or_else(no_bundle)?, view.trust_domains());
+    let domains = view.trust_domains();
+    view.bundle().ok_or_else(no_bundle)?;
     if domains.is_empty() {
         return Err(Status::unavailable("the agent does not know yet of which trust domain its bundle is; sockets.trust_domain says so"));
     }
-    Ok(domains.iter().map(|domain| (spiffe_id_of(domain), content(&bundle))).collect())
+    Ok(domains.iter().filter_map(|domain| Some((spiffe_id_of(domain), content(&*view.bundle_of(domain)?)))).collect())
 }
 
 /// The trust domain itself, as a SPIFFE ID (SPIFFE ID standard, section 2.1).

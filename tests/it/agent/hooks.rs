@@ -195,3 +195,54 @@ async fn a_pid_file_that_names_no_process_of_its_own_is_refused() {
         world.stop().await;
     }
 }
+
+/// What a pid file names must be for root and the agent alone to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pid_file_that_another_could_have_written_signals_nobody() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let mut process = Process::start(Command::new("/bin/sleep").arg("600"));
+    let pid = process.child().id().to_string();
+    let is_root = rustix::process::geteuid().is_root();
+    let makers: [(&str, &dyn Fn(&Path)); 3] = [
+        ("a link", &|path| {
+            fs::write(path.with_extension("other"), &pid).unwrap();
+            symlink(path.with_extension("other"), path).unwrap();
+        }),
+        ("its group's", &|path| {
+            fs::write(path, &pid).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o664)).unwrap();
+        }),
+        // Only root can make one.
+        ("another user's", &|path| {
+            fs::write(path, if is_root { &pid } else { "" }).unwrap();
+            if is_root {
+                chown(path, Some(4_000_001), None).unwrap();
+            }
+        }),
+    ];
+    for (what, make) in makers {
+        let world = World::new(|folder| OnChange::Signal { signal: Signal::TERM, pid_file: folder.join("pid") });
+        make(&world.file("pid"));
+        world.change();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(world.is_due(), "{what}");
+        assert!(process.child().try_wait().unwrap().is_none(), "{what}: it was sent");
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_place_of_a_pid_file_holds_nothing_up() {
+    let world = World::new(|folder| OnChange::Signal { signal: Signal::HUP, pid_file: folder.join("pid") });
+    let pipe = world.file("pid");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    world.change();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.stop.send_replace(true);
+    let World { keeping, folder, .. } = world;
+    let ended = tokio::time::timeout(PATIENCE, keeping).await;
+    // Lets go of a thread that waits for a writer, or this test would never end.
+    drop(fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap());
+    assert!(ended.is_ok(), "it waits for whoever opens the other end");
+    drop(folder);
+}

@@ -273,6 +273,22 @@ fn what_is_not_the_agents_is_left_alone() {
     assert!(Publisher::open(&place).unwrap_err().message().contains("chmod go-w"));
 }
 
+/// An agent that runs as root must not be led elsewhere by who owns a folder on the way. What another agent writes is no more than that
+/// user's to begin with.
+#[test]
+fn no_folder_on_the_way_is_another_users() {
+    let world = World::new();
+    let way = world.place().dir.with_file_name("way");
+    fs::create_dir(&way).unwrap();
+    fs::set_permissions(&way, Permissions::from_mode(0o775)).unwrap();
+    let place = Place { dir: way.join("web"), ..world.place() };
+    let refused = Publisher::open(&place).err().map(|error| error.message().to_owned());
+    match rustix::process::geteuid().is_root() {
+        true => assert!(refused.unwrap().contains("others may replace what lies in") && !place.dir.exists()),
+        false => assert_eq!(refused, None),
+    }
+}
+
 #[test]
 fn a_certificate_of_another_key_is_never_published() {
     let world = World::new();

@@ -207,6 +207,24 @@ fn each_name_gives_its_secret_and_a_lapse_takes_nothing_away() {
     });
 }
 
+/// Two CAs of one service, each of a trust domain of its own.
+#[test]
+fn a_trust_domain_has_the_roots_of_its_own_ca() {
+    let world = World::new(&["web", "partner"], SDS);
+    let [own, theirs] = ["own", "theirs"].map(|name| Ca::new(world.folder.path(), name));
+    world.put_of_ca("web", &own, "example.org/web");
+    world.put_of_ca("partner", &theirs, "partner.example/web");
+    world.put_cas(&[("own", &own.cert), ("theirs", &theirs.cert)]);
+    let channel = world.channel("sds.sock");
+    let fetch = |name: &str| world.block_on(Client::new(channel.clone()).fetch_secrets(names(&[name]))).unwrap().into_inner();
+    for (name, roots) in
+        [("spiffe://example.org", vec![&own]), ("spiffe://partner.example", vec![&theirs]), ("ROOTCA", vec![&own, &theirs])]
+    {
+        let roots: Vec<_> = roots.into_iter().map(|ca| der(&ca.cert)).collect();
+        assert_eq!(content(&secrets(&fetch(name))[0]).0, roots, "{name}");
+    }
+}
+
 #[test]
 fn a_rejected_version_comes_again_only_on_a_new_stream() {
     let world = World::new(&["web"], SDS);

@@ -137,6 +137,23 @@ impl World {
         })));
     }
 
+    /// Puts a bundle of these CAs, each with one root.
+    pub fn put_cas(&self, cas: &[(&str, &Path)]) {
+        let roots_der = cas.iter().map(|(_, root)| der(root)).collect();
+        let cas = cas.iter().map(|(name, root)| ((*name).to_owned(), vec![der(root)])).collect();
+        self.bundle.send_replace(Some(Arc::new(Bundle { version: "1".to_owned(), roots_der, jwks: self.jwts.jwks(), cas })));
+    }
+
+    /// Puts a certificate of `spiffe://<id>` into a role's place, with the root of its CA.
+    pub fn put_of_ca(&self, role: &str, ca: &Ca, id: &str) {
+        let pair = ca.leaf(role, &[&format!("URI:spiffe://{id}")], "clientAuth", 1);
+        let Fresh { lease, mut credential, key_der } = x509(role, &pair.cert, &pair.key);
+        if let Credential::X509(certificate) = &mut credential {
+            certificate.root_der = vec![der(&ca.cert)];
+        }
+        self.put(role, Some(Fresh { lease, credential, key_der }));
+    }
+
     /// A channel to a socket.
     pub fn channel(&self, socket: &str) -> Channel {
         let endpoint = Endpoint::try_from(format!("unix://{}", self.path(socket).display())).unwrap();

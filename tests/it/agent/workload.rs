@@ -234,6 +234,26 @@ fn a_bundle_is_of_the_configured_domain_and_of_those_of_certificates() {
     });
 }
 
+/// Two CAs of one service, each of a trust domain of its own: what the one vouches for is nothing in the other's domain.
+#[test]
+fn no_trust_domain_is_trusted_by_way_of_anothers_ca() {
+    let world = World::new(&["web", "partner"], &format!("trust_domain = \"example.org\"\n{WORKLOAD}"));
+    let [own, theirs, third] = ["own", "theirs", "third"].map(|name| Ca::new(world.folder.path(), name));
+    world.put_of_ca("web", &own, "example.org/web");
+    world.put_of_ca("partner", &theirs, "partner.example/web");
+    world.put_cas(&[("own", &own.cert), ("theirs", &theirs.cert), ("third", &third.cert)]);
+    let channel = world.channel("workload.sock");
+    let found = world.block_on(bundles(&channel)).unwrap();
+    let expected = [("spiffe://example.org", &own), ("spiffe://partner.example", &theirs)];
+    assert_eq!(found, expected.map(|(domain, ca)| (domain.to_owned(), der(&ca.cert))).into());
+    let svids = world.block_on(svids(&channel)).unwrap();
+    let with_bundles: BTreeMap<_, _> = svids.into_iter().map(|svid| (svid.hint, svid.bundle)).collect();
+    assert_eq!(with_bundles, [("web".to_owned(), der(&own.cert)), ("partner".to_owned(), der(&theirs.cert))].into());
+    world.put("web", None);
+    let after_a_lapse = world.block_on(bundles(&channel)).unwrap().remove("spiffe://example.org").unwrap();
+    assert_eq!(after_a_lapse, [der(&own.cert), der(&third.cert)].concat(), "of the CAs that are no other domain's");
+}
+
 #[test]
 fn jwts_are_had_for_one_audience_and_by_identity() {
     let world = World::new(&[], &format!("trust_domain = \"example.org\"\n{WORKLOAD}"));

@@ -14,6 +14,8 @@ mod subscription;
 
 pub use subscription::{MAX_NAME, MAX_NAMES};
 
+use std::{sync::Arc, time::Instant};
+
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
@@ -28,6 +30,7 @@ use self::{
 use super::{
     follow::{over, stopping},
     peer::Peer,
+    seldom::Seldom,
     view::{Shown, View},
 };
 use crate::{
@@ -41,13 +44,15 @@ use crate::{
 /// The largest request that is taken, in bytes. Envoy lists all its extensions in each first one.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
 
-/// The longest reason of a rejection that is logged, in characters.
+/// The longest reason of a rejection that is logged, in characters; of the names in it too.
 pub const MAX_REASON: usize = 1_000;
 
 /// The service.
 pub(super) struct Sds {
     pub shown: Shown,
     pub shutdown: watch::Receiver<bool>,
+    /// The log's lines of them.
+    pub rejections: Arc<Seldom>,
 }
 
 #[tonic::async_trait]
@@ -58,7 +63,8 @@ impl SecretDiscoveryService for Sds {
         let peer = Peer::of(&request)?;
         let view = self.shown.view(&peer);
         let requests = request.into_inner();
-        let dialogue = Dialogue { peer, view, requests, shutdown: self.shutdown.clone(), subscription: Subscription::default() };
+        let (shutdown, rejections) = (self.shutdown.clone(), self.rejections.clone());
+        let dialogue = Dialogue { peer, view, requests, shutdown, subscription: Subscription::default(), rejections };
         let responses =
             stream::try_unfold(dialogue, |mut dialogue| async move { Ok(dialogue.next().await?.map(|response| (response, dialogue))) });
         Ok(Response::new(responses.boxed()))
@@ -81,6 +87,7 @@ struct Dialogue {
     requests: Streaming<DiscoveryRequest>,
     shutdown: watch::Receiver<bool>,
     subscription: Subscription,
+    rejections: Arc<Seldom>,
 }
 
 impl Dialogue {
@@ -107,9 +114,11 @@ impl Dialogue {
     fn hear(&mut self, request: &DiscoveryRequest) -> Result<(), Status> {
         let Heard::Rejected { version, reason } = self.subscription.hear(request)? else { return Ok(()) };
         metrics::counter!("daypass_agent_sds_rejected_total").increment(1);
-        let reason: String = one_line(&reason).chars().take(MAX_REASON).collect();
-        let (pid, names) = (self.peer.pid, self.subscription.names());
-        tracing::warn!(?names, pid, version, reason, "a client of secret discovery rejects what it got and keeps what it had");
+        if self.rejections.may(Instant::now()) {
+            let bounded = |text: &str| one_line(text).chars().take(MAX_REASON).collect::<String>();
+            let (pid, reason, names) = (self.peer.pid, bounded(&reason), bounded(&format!("{:?}", self.subscription.names())));
+            tracing::warn!(names, pid, version, reason, "a client of secret discovery rejects what it got and keeps what it had");
+        }
         Ok(())
     }
 }

@@ -80,15 +80,18 @@ enum What<'c> {
 /// What a name means now; none when it may mean something later.
 fn what<'c>(view: &View, certificates: &'c [Certificate], name: &str) -> Result<Option<What<'c>>, Status> {
     let named = |found: &dyn Fn(&Certificate) -> bool| certificates.iter().find(|&certificate| found(certificate)).map(What::Certificate);
-    let bundle = || view.bundle().filter(|bundle| !bundle.roots_der.is_empty()).map(What::Bundle);
+    let shown = |bundle: Option<Arc<Bundle>>| bundle.filter(|bundle| !bundle.roots_der.is_empty()).map(What::Bundle);
     let id = name.parse::<SpiffeId>().ok();
     let (found, may_come) = match (name, &id) {
         // A role's name comes first: it is the operator's own.
         (role, _) if view.is_waiting_for(role) => (None, true),
         (role, _) if certificates.iter().any(|certificate| certificate.role == role) => (named(&|found| found.role == role), false),
-        (ROOT_CA, _) => (bundle(), true),
+        (ROOT_CA, _) => (shown(view.bundle()), true),
         (DEFAULT, _) => (view.default_role().and_then(|role| named(&|found| found.role == role)), view.is_waiting()),
-        (_, Some(id)) if id.path.is_empty() => (view.trust_domains().contains(&id.trust_domain).then(bundle).flatten(), true),
+        (_, Some(id)) if id.path.is_empty() => {
+            let is_known = view.trust_domains().contains(&id.trust_domain);
+            (is_known.then(|| shown(view.bundle_of(&id.trust_domain))).flatten(), true)
+        }
         (_, Some(_)) => (named(&|found| found.id == id), view.is_waiting()),
         _ => (None, false),
     };

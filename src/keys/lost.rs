@@ -98,7 +98,9 @@ impl<M: KeyMaker> KeyRing<M> {
         [own, other]: [&Stored; 2],
         now: Timestamp,
     ) -> Result<bool> {
-        let own_is_older = own.published_at() < other.published_at() && other.out_since().is_none();
+        // What was signed under the other one for long is not given up for what has not signed since.
+        let young = now.duration_since(other.published_at()) <= TAKEN_OUT_KEPT / 2;
+        let own_is_older = own.published_at() < other.published_at() && other.out_since().is_none() && young;
         let newer = if own_is_older { other } else { own };
         let free = found.iter().map(|stored| stored.number).max().unwrap_or(0).saturating_add(1).max(before.next_number());
         let moved = if found.len() < MAX_KEYS { self.moved(vault, newer, free, now).await? } else { None };

@@ -127,7 +127,10 @@ impl Connector {
         let address = &self.address;
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(why)) => self.explain_certificate(why),
+            // The server has not proved yet who it is, so anybody on the way can have sent this; and it has not seen a certificate of ours:
+            // what it says of that comes when the handshake is over for us (RFC 8446 section 4.4).
             Some(rustls::Error::AlertReceived(alert)) => refusal(*alert)
+                .filter(|refusal| refusal.kind() != Kind::NotAuthenticated)
                 .unwrap_or_else(|| Error::unavailable(format!("{address} broke off the TLS handshake ({alert:?}); try again"))),
             Some(rustls::Error::InvalidMessage(_)) => {
                 Error::new(Kind::Other, "TLS", format!("{address} does not speak TLS: is it the gRPC port? (the HTTP port is another)"))
@@ -306,6 +309,28 @@ mod tests {
         assert_eq!(refusal(AlertDescription::ProtocolVersion).unwrap().kind(), Kind::Other);
         assert_eq!(refusal(AlertDescription::InternalError), None);
         assert_eq!(refusal(AlertDescription::CloseNotify), None);
+    }
+
+    /// Until the server has proved who it is anybody on the way can send an alert, in the clear; an agent that believed it to be revoked would
+    /// give its identity up.
+    #[tokio::test]
+    async fn an_alert_of_nobody_says_nothing_about_the_caller() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let root = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.der().clone();
+        for (alert, code) in [(44, "UNAVAILABLE"), (45, "UNAVAILABLE"), (48, "UNAVAILABLE"), (116, "UNAVAILABLE"), (40, "TLS")] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+            let roots = Roots::Only { source: "test".to_owned(), certificates: vec![root.clone()] };
+            let connector = Connector::new(address, roots, None).unwrap();
+            let liar = async {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                let hello = tcp.read(&mut [0; 4096]).await.unwrap();
+                tcp.write_all(&[21, 3, 3, 0, 2, 2, alert]).await.unwrap();
+                (hello, tcp)
+            };
+            let (connected, _liar) = tokio::join!(connector.connect(), liar);
+            assert_eq!(connected.err().map(|error| error.code().to_owned()), Some(code.to_owned()), "{alert}");
+        }
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! Every step of a rotation fails, before and after it has had its effect: no credential leaves without its record, no generation is made
 //! twice, and the holder gets the next one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use daypass::{
     audit::read,
     model::{SignedDuration, event::Event, lease::LeaseId},
+    store::redis::{RedisOptions, RedisStore},
 };
 
 use super::holder::{Fresh, Holder, fresh, held, new_lease, until_due};
-use crate::vend::{
-    faulty::When,
-    world::{World, operator},
+use crate::{
+    support::redis::Redis,
+    vend::{
+        faulty::When,
+        world::{World, operator},
+    },
 };
 
 /// Turns of the pass until nothing is due, whatever fails.
@@ -131,4 +135,32 @@ async fn a_store_that_lost_a_rotation_makes_no_generation_twice() {
     assert_eq!(forgetful.vend.reconcile(snapshots).await.unwrap(), 1);
     let restored = forgetful.stored(after.id).await.unwrap();
     assert_eq!((restored.generation, restored.made_at()), (2, after.made_at()), "the log gives it back");
+}
+
+/// The stream goes on at a server that knows better than a store that was emptied by a failover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_until_a_store_that_lost_its_rotation_has_it_back() {
+    let redis = Redis::start();
+    let world = World::on(Arc::new(RedisStore::new(RedisOptions::new(redis.url())).unwrap()));
+    let mut holder = Holder::open(&world.vend, operator(), new_lease("push", &fresh(), None)).await.unwrap();
+    let before = world.stored(holder.lease.id).await.unwrap();
+    until_due(&world.clock, &before);
+    while world.vend.rotate_due().await.unwrap() > 0 {}
+    holder.next().await;
+    let after = world.stored(before.id).await.unwrap();
+    assert_eq!((before.generation, after.generation), (1, 2));
+
+    redis.cli(&["FLUSHALL"]);
+    assert_eq!(world.store.restore(std::slice::from_ref(&before)).await.unwrap(), 1);
+    until_due(&world.clock, &after);
+    while world.vend.rotate_due().await.unwrap() > 0 {}
+    assert_eq!(world.stored(before.id).await.unwrap().generation, 1, "the second was made before");
+    holder.hears_nothing();
+
+    assert_eq!(world.vend.reconcile(vec![after]).await.unwrap(), 1);
+    world.clock.forward(SignedDuration::from_secs(5));
+    while world.vend.rotate_due().await.unwrap() > 0 {}
+    holder.next().await;
+    assert_eq!(holder.lease.generation, 3);
+    assert!(generations(&world, before.id).values().all(|count| *count == 1), "none twice");
 }

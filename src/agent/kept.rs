@@ -1,9 +1,9 @@
 //! The state directory: what the agent must find again after a restart. One directory, its owner's alone; each file is written whole.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,10 +12,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::client::{
-    error::{Error, Kind, Result},
-    settings::read_bounded,
-    watch::Watched,
+use crate::{
+    client::{
+        error::{Error, Kind, Result},
+        settings::{plain, read_bounded},
+        watch::Watched,
+    },
+    unix::files,
 };
 
 /// Where roles are kept, in the state directory.
@@ -84,20 +87,16 @@ impl StateDir {
     /// Usage, when others may write into it, when it is another user's, or when another agent holds it; else what the disk says.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| fault(path, &error))?;
-        for dir in [path.clone(), path.join(ROLES)] {
-            DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| fault(&dir, &error))?;
-            let meta = fs::metadata(&dir).map_err(|error| fault(&dir, &error))?;
-            if meta.mode() & 0o022 != 0 {
-                return Err(Error::usage(format!("others may write into {}; run: chmod go-w {0}", dir.display())));
-            }
-            if ![rustix::process::geteuid().as_raw(), 0].contains(&meta.uid()) {
-                return Err(Error::usage(format!("{} is neither this user's nor root's", dir.display())));
-            }
-        }
+        make_own_dir(&path)?;
+        make_own_dir(&path.join(ROLES))?;
         let at = path.join(LOCK);
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&at).map_err(|error| fault(&at, &error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: Arc::new(lock) }),
+            Ok(()) => {
+                let state = Self { path, _lock: Arc::new(lock) };
+                state.remove_leftovers();
+                Ok(state)
+            }
             Err(TryLockError::WouldBlock) => Err(Error::usage(format!("another agent runs with {}", path.display()))),
             Err(TryLockError::Error(error)) => Err(fault(&at, &error)),
         }
@@ -153,20 +152,18 @@ impl StateDir {
         };
         let text = Zeroizing::new(serde_json::to_vec(&form).map_err(|error| Error::new(Kind::Other, "FILE", error.to_string()))?);
         let path = self.file(name);
-        let beside = path.with_extension("new");
-        let written = || -> io::Result<()> {
-            // One that a crash left; nobody else writes here.
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        files::replace(&path, 0o600, &text).map_err(|error| fault(&path, &error))
+    }
+
+    /// What a crash left half-written holds a key. Nobody but the holder of the lock writes here.
+    fn remove_leftovers(&self) {
+        for entry in fs::read_dir(self.path.join(ROLES)).into_iter().flatten().flatten() {
+            if entry.path().extension().is_none_or(|extension| extension != "json")
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                tracing::warn!(%error, path = %entry.path().display(), "a leftover in the state directory was not removed");
             }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(self.path.join(ROLES))?.sync_all()
-        };
-        written().map_err(|error| fault(&path, &error))
+        }
     }
 
     /// A role's name in the agent's configuration is a file name: `[a-z0-9-]`.
@@ -175,8 +172,23 @@ impl StateDir {
     }
 }
 
+/// Makes a directory (mode 0700) when it is missing.
+///
+/// # Errors
+/// Usage, when others may write into it, or it is another user's; else what the disk says.
+pub(super) fn make_own_dir(dir: &Path) -> Result<()> {
+    let found = files::make_private_dir(dir).and_then(|()| fs::metadata(dir)).map_err(|error| fault(dir, &error))?;
+    if found.mode() & 0o022 != 0 {
+        return Err(Error::usage(format!("others may write into {}; run: chmod go-w {0}", dir.display())));
+    }
+    if ![rustix::process::geteuid().as_raw(), 0].contains(&found.uid()) {
+        return Err(Error::usage(format!("{} is neither this user's nor root's", dir.display())));
+    }
+    Ok(())
+}
+
 fn fault(path: &Path, error: &io::Error) -> Error {
-    Error::new(Kind::Other, "FILE", format!("{}: {error}", path.display()))
+    Error::new(Kind::Other, "FILE", format!("{}: {}", path.display(), plain(error)))
 }
 
 #[cfg(test)]
@@ -187,6 +199,19 @@ mod tests {
 
     fn asked() -> Asked {
         Asked { request_id: "r1".to_owned(), key_pem: Zeroizing::new("canary".to_owned()) }
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_goes_with_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        state.store("web", "web", &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
+        drop(state);
+        let left = files::beside(&dir.path().join("roles/web.json"));
+        fs::write(&left, "canary").unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert!(!left.exists());
+        assert!(state.load("web", "web").unwrap().asked.is_some());
     }
 
     #[test]

@@ -5,8 +5,6 @@
 //! |---|---|
 //! | here | binds all of them, then serves them until the agent ends |
 //! | `config` | `[sockets]` of `agent.toml` |
-//! | `place` | gives a socket or a file its place, mode and group |
-//! | `peer` | who is at the other end, and how many may be |
 //! | `authority` | lets in clients that put a path into `:authority` |
 //! | `view`, `follow` | what a process may see, as it is and as it becomes |
 //! | `workload`, `jwt` | the SPIFFE Workload API |
@@ -19,47 +17,61 @@ pub mod config;
 pub mod container;
 mod follow;
 mod jwt;
-pub mod peer;
-mod place;
 mod sds;
 mod view;
 mod workload;
 
-use std::{net::SocketAddrV4, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddrV4, path::Path, sync::Arc, time::Duration};
 
-use tokio::{net::UnixListener, sync::watch, task::JoinSet};
+use futures::StreamExt;
+use tokio::{sync::watch, task::JoinSet};
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{Server, server::Router},
 };
 
-use self::{
-    aws::BoundAws,
-    config::{Group, Mode},
-    follow::over,
-    jwt::JwtSvids,
-    peer::incoming,
-    place::{Placed, check_free_for_socket, place},
-    sds::Sds,
-    view::Shown,
-    workload::{Workload, check_header},
-};
 pub use self::{
+    authority::AnyAuthority,
     aws::PATH as AWS_PATH,
     config::SocketsSection,
     jwt::{FETCH_TIMEOUT, MAX_FETCHES},
     sds::{MAX_MESSAGE as MAX_SDS_MESSAGE, MAX_NAME as MAX_SECRET_NAME, MAX_NAMES as MAX_SECRET_NAMES, MAX_REASON},
     workload::MAX_MESSAGE as MAX_WORKLOAD_MESSAGE,
 };
-use super::desk::{Desk, JwtSource};
+use self::{
+    aws::BoundAws,
+    config::{Group, Mode},
+    follow::over,
+    jwt::JwtSvids,
+    sds::Sds,
+    view::Shown,
+    workload::{Workload, check_header},
+};
+use super::{
+    accounts::gid,
+    desk::{Desk, JwtSource},
+};
 use crate::{
-    client::error::{Error, Kind, Result},
+    client::{
+        error::{Error, Kind, Result},
+        settings::plain,
+    },
     clock::{Clock, SystemClock},
     proto::{
         envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer,
         workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
     },
+    unix::{
+        peer::{Most, Peer, incoming},
+        place::BoundSocket,
+    },
 };
+
+/// How many connections a socket has at a time. Further ones wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// How many of them one user has. Further ones are closed.
+pub const MAX_CONNECTIONS_PER_USER: usize = 256;
 
 /// How many calls a connection may have in flight. Further ones wait at the client.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
@@ -76,16 +88,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is bound and not served yet: who connects waits.
 pub struct Sockets {
     section: SocketsSection,
-    workload: Option<BoundUnix>,
-    sds: Option<BoundUnix>,
+    workload: Option<BoundSocket>,
+    sds: Option<BoundSocket>,
     aws: Option<BoundAws>,
-}
-
-/// A unix socket, bound.
-struct BoundUnix {
-    listener: UnixListener,
-    /// It goes with this value.
-    file: Placed,
 }
 
 impl Sockets {
@@ -154,10 +159,12 @@ impl Sockets {
     }
 }
 
-fn bind_unix(path: &Path, mode: Mode, group: Option<&Group>) -> Result<BoundUnix> {
-    check_free_for_socket(path)?;
-    let (listener, file) = place(path, mode, group, |path| UnixListener::bind(path))?;
-    Ok(BoundUnix { listener, file })
+fn bind_unix(path: &Path, mode: Mode, group: Option<&Group>) -> Result<BoundSocket> {
+    BoundSocket::bind(path, mode.0, group.map(gid).transpose()?).map_err(|error| fault(path, &error))
+}
+
+fn fault(path: &Path, error: &io::Error) -> Error {
+    Error::new(Kind::Other, "SOCKET", format!("{}: {}", path.display(), plain(error)))
 }
 
 fn server() -> Server {
@@ -168,10 +175,12 @@ fn server() -> Server {
 }
 
 /// Serves until the agent ends, and a little longer for who is slow to leave.
-async fn serve_unix(name: &'static str, bound: BoundUnix, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
-    let BoundUnix { listener, file } = bound;
+async fn serve_unix(name: &'static str, bound: BoundSocket, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
+    let BoundSocket { listener, file } = bound;
     let (mut stop, mut end) = (shutdown.clone(), shutdown);
-    let served = router.serve_with_incoming_shutdown(incoming(listener, name), async move { over(&mut stop).await });
+    let most = Most { connections: MAX_CONNECTIONS, per_user: MAX_CONNECTIONS_PER_USER };
+    let connections = incoming(listener, most, move |peer| refused(name, peer)).map(|accepted| accepted.map(AnyAuthority::new));
+    let served = router.serve_with_incoming_shutdown(connections, async move { over(&mut stop).await });
     let drained = async {
         over(&mut end).await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
@@ -182,6 +191,11 @@ async fn serve_unix(name: &'static str, bound: BoundUnix, router: Router, shutdo
     };
     drop(file);
     ended
+}
+
+fn refused(socket: &'static str, peer: Peer) {
+    metrics::counter!("daypass_agent_connections_refused_total", "socket" => socket).increment(1);
+    tracing::warn!(socket, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
 }
 
 async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shutdown: watch::Receiver<bool>) -> Result<()> {

@@ -27,7 +27,6 @@ use self::{
 };
 use super::{
     follow::{over, stopping},
-    peer::Peer,
     view::{Shown, View},
 };
 use crate::{
@@ -36,6 +35,7 @@ use crate::{
         discovery::v3::{DiscoveryRequest, DiscoveryResponse},
         secret::v3::secret_discovery_service_server::SecretDiscoveryService,
     },
+    unix::peer::Peer,
 };
 
 /// The largest request that is taken, in bytes. Envoy lists all its extensions in each first one.

@@ -17,14 +17,6 @@ use tokio::{
 };
 use tonic::{Request, Status, transport::server::Connected};
 
-use super::{authority::AnyAuthority, config::Access};
-
-/// How many connections a socket has at a time. Further ones wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 1024;
-
-/// How many of them one user has. Further ones are closed.
-pub const MAX_CONNECTIONS_PER_USER: usize = 256;
-
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -41,35 +33,36 @@ pub struct Peer {
 
 impl Peer {
     /// Whose call this is.
-    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, when it did not come over a connection of [`incoming`].
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let peer = request.extensions().get::<Self>().copied();
         peer.ok_or_else(|| Status::permission_denied("the kernel does not say who you are"))
     }
 }
 
-impl Access {
-    /// Whether it names nobody: it is for everybody.
-    pub fn is_open(&self) -> bool {
-        self.uids.is_empty() && self.gids.is_empty()
-    }
-
-    /// Whether it lets a process have what it guards.
-    pub fn allows(&self, peer: &Peer) -> bool {
-        self.is_open() || self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid)
-    }
-}
-
 /// A connection of a known process.
-pub(super) struct Connection {
-    stream: AnyAuthority<UnixStream>,
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
     peer: Peer,
     _place: Place,
 }
 
-/// The connections that a socket gets, until it is dropped. An error never ends it.
-pub(super) fn incoming(listener: UnixListener, name: &'static str) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Places { all: Arc::new(Semaphore::new(MAX_CONNECTIONS)), by_user: Mutex::default() });
-    stream::unfold((listener, places), move |(listener, places)| async move {
+/// How many connections a socket has at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// In all. Further ones wait to be accepted.
+    pub connections: usize,
+    /// Of one user. Further ones are closed.
+    pub per_user: usize,
+}
+
+/// The connections that a socket gets, until it is dropped. An error never ends it. `refused` hears of whom it closes.
+pub fn incoming(listener: UnixListener, most: Most, refused: impl Fn(Peer)) -> impl Stream<Item = io::Result<Connection>> {
+    let places = Arc::new(Places { all: Arc::new(Semaphore::new(most.connections)), by_user: Mutex::default(), per_user: most.per_user });
+    stream::unfold((listener, places, refused), async |(listener, places, refused)| {
         loop {
             // Nobody closes the semaphore.
             let permit = places.all.clone().acquire_owned().await.ok()?;
@@ -78,13 +71,12 @@ pub(super) fn incoming(listener: UnixListener, name: &'static str) -> impl Strea
                 Ok((found, stream)) => {
                     let peer = Peer { uid: found.uid(), gid: found.gid(), pid: found.pid() };
                     if let Some(place) = places.enter(peer.uid, permit) {
-                        return Some((Ok(Connection { stream: AnyAuthority::new(stream), peer, _place: place }), (listener, places)));
+                        return Some((Ok(Connection { stream, peer, _place: place }), (listener, places, refused)));
                     }
-                    metrics::counter!("daypass_agent_connections_refused_total", "socket" => name).increment(1);
-                    tracing::warn!(socket = name, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
+                    refused(peer);
                 }
                 Err(error) => {
-                    tracing::warn!(socket = name, %error, "a connection could not be accepted");
+                    tracing::warn!(%error, socket = ?listener.local_addr().ok(), "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -93,12 +85,15 @@ pub(super) fn incoming(listener: UnixListener, name: &'static str) -> impl Strea
 }
 
 /// Counts connections. Holds no more entries than there are connections.
+#[derive(Debug)]
 struct Places {
     all: Arc<Semaphore>,
     by_user: Mutex<HashMap<u32, usize>>,
+    per_user: usize,
 }
 
 /// One of them.
+#[derive(Debug)]
 struct Place {
     places: Arc<Places>,
     uid: u32,
@@ -109,7 +104,7 @@ impl Places {
     fn enter(self: &Arc<Self>, uid: u32, permit: OwnedSemaphorePermit) -> Option<Place> {
         let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_user.entry(uid).or_default();
-        if *count >= MAX_CONNECTIONS_PER_USER {
+        if *count >= self.per_user {
             return None;
         }
         *count += 1;
@@ -174,24 +169,13 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_is_named_is_let_in_and_nobody_named_means_everybody() {
-        let peer = |uid, gid| Peer { uid, gid, pid: None };
-        let access = |uids: &[u32], gids: &[u32]| Access { uids: uids.to_vec(), gids: gids.to_vec() };
-        assert!(access(&[], &[]).allows(&peer(7, 7)));
-        let both = access(&[1], &[2]);
-        assert!(both.allows(&peer(1, 9)) && both.allows(&peer(9, 2)));
-        assert!(!both.allows(&peer(2, 1)) && !both.allows(&peer(0, 0)), "nor root, when it is not named");
-        assert!(!access(&[], &[2]).allows(&peer(2, 0)), "a list of groups alone shuts out every other user");
-    }
-
     #[tokio::test]
     async fn the_kernel_says_who_it_is_and_one_user_cannot_take_all_places() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let mut connections = pin!(incoming(UnixListener::bind(&path).unwrap(), "test"));
+        let mut connections = pin!(incoming(UnixListener::bind(&path).unwrap(), Most { connections: 8, per_user: 3 }, |_| {}));
         let mut held = Vec::new();
-        for _ in 0..MAX_CONNECTIONS_PER_USER {
+        for _ in 0..3 {
             let client = UnixStream::connect(&path).await.unwrap();
             held.push((client, connections.next().await.unwrap().unwrap()));
         }

@@ -141,7 +141,7 @@ impl Keeper {
     /// # Errors
     /// As [`StateDir::load`].
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
-        self.role = self.state.load(&self.kept.name, &self.kept.role)?;
+        self.role = self.state.load(&self.kept)?;
         tokio::select! {
             () = self.keep() => {}
             _ = shutdown.wait_for(|over| *over) => {}
@@ -236,7 +236,7 @@ impl Keeper {
                 let request_id = format!("agent-{}", hex::encode(&clock::random::<16>()));
                 let asked = Asked { request_id, key_pem: Zeroizing::new(key.pem().to_owned()) };
                 self.role.asked = Some(asked.clone());
-                self.state.store(&self.kept.name, &self.kept.role, &self.role)?;
+                self.state.store(&self.kept, &self.role)?;
                 asked
             }
         };
@@ -320,7 +320,7 @@ impl Keeper {
     /// Writes the state, until it is written: a full disk must not cost the credential that came.
     async fn keep_on_disk(&self) {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        while let Err(error) = self.state.store(&self.kept.name, &self.kept.role, &self.role) {
+        while let Err(error) = self.state.store(&self.kept, &self.role) {
             tracing::error!(role = self.kept.name, %error, "a credential cannot be kept in the state directory; tried again");
             self.failed(&error);
             sleep(backoff.pause()).await;
@@ -381,7 +381,7 @@ impl Keeper {
     /// The lease is of no use; its credential stays with its readers for as long as it is valid.
     fn forget(&mut self) {
         (self.role.asked, self.role.over) = (None, true);
-        if let Err(error) = self.state.store(&self.kept.name, &self.kept.role, &self.role) {
+        if let Err(error) = self.state.store(&self.kept, &self.role) {
             tracing::warn!(role = self.kept.name, %error, "a lease that is over stays in the state directory for now");
         }
     }

@@ -207,21 +207,3 @@ async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shu
     drop(file);
     Ok(())
 }
-
-/// Says what the sockets' metrics mean, once a recorder is there.
-pub fn describe_metrics() {
-    metrics::describe_counter!("daypass_agent_sds_responses_total", "Responses of secret discovery");
-    metrics::describe_counter!("daypass_agent_sds_rejected_total", "Responses of secret discovery that a client rejected (NACK)");
-    metrics::describe_counter!(
-        "daypass_agent_connections_refused_total",
-        "Connections of users who have as many as one may have, by socket"
-    );
-}
-
-/// [`Sockets::bind`] and [`Sockets::serve`] in one.
-///
-/// # Errors
-/// As theirs.
-pub async fn serve(section: SocketsSection, desk: Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: watch::Receiver<bool>) -> Result<()> {
-    Sockets::bind(section)?.serve(desk, jwts, shutdown).await
-}

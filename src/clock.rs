@@ -1,6 +1,16 @@
 //! Time and randomness. Everything else takes them as a parameter.
 
+mod backoff;
+
+use std::time::Duration;
+
 use jiff::Timestamp;
+use tokio::time::sleep;
+
+pub use backoff::Backoff;
+
+/// How often [`until`] looks at the clock: a machine that sleeps does not count the time.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
@@ -19,6 +29,15 @@ impl Clock for SystemClock {
         let now = Timestamp::now();
         // Milliseconds are what leases and the contract keep; finer ones would differ between an answer and its record.
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+}
+
+/// Waits until a time has come.
+pub async fn until(clock: &dyn Clock, at: Timestamp) {
+    while let Ok(left) = Duration::try_from(clock.now().duration_until(at))
+        && !left.is_zero()
+    {
+        sleep(left.min(LOOK_EVERY)).await;
     }
 }
 

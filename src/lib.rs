@@ -15,6 +15,7 @@
 //! | [`background`] | the passes that run on a schedule and on a signal |
 //! | [`server`] | configuration, wiring, TLS, gRPC and HTTP edges, telemetry |
 //! | [`client`], [`cli`], [`agent`] | the other wing: what runs beside a job |
+//! | [`unix`] | files and unix sockets, for both wings |
 //! | [`clock`] | time and randomness, the only place that reads them |
 //!
 //! `ARCHITECTURE.md` has the walk of a request and the invariants; `tests/tidy.rs` holds what must never import what.
@@ -33,4 +34,5 @@ pub mod policy;
 pub mod proto;
 pub mod server;
 pub mod store;
+pub mod unix;
 pub mod vend;

@@ -1,6 +1,6 @@
 //! Follows the trust bundle, and says that it is in use once every role's readers have it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{sync::watch, time::sleep};
 
@@ -9,7 +9,7 @@ use super::{
     keeper::{Connect, FIRST_PAUSE, KeeperStatus, LONGEST_PAUSE},
     standing::Standing,
 };
-use crate::client::error::Result;
+use crate::{client::error::Result, clock::Backoff};
 
 /// Follows the bundle until `shutdown` is true. The last one stays in use while the server is away.
 pub async fn follow(
@@ -19,19 +19,18 @@ pub async fn follow(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let work = async {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let mut standing = Standing::of(&*server);
             let ended = tokio::select! {
-                ended = session(&*server, &bundle, &mut readers, &mut pause) => ended,
+                ended = session(&*server, &bundle, &mut readers, &mut backoff) => ended,
                 () = standing.ends() => Ok(()),
             };
             match ended {
                 Ok(()) => {}
                 Err(error) => tracing::warn!(code = error.code(), %error, "the trust bundle is not followed at the moment; tried again"),
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.pause()).await;
         }
     };
     tokio::select! {
@@ -44,13 +43,13 @@ async fn session(
     server: &dyn Connect,
     bundle: &watch::Sender<Option<Arc<Bundle>>>,
     readers: &mut [watch::Receiver<KeeperStatus>],
-    pause: &mut Duration,
+    backoff: &mut Backoff,
 ) -> Result<()> {
     let mut client = server.client()?;
     let mut stream = client.watch_trust_bundle().await?;
     let mut next = stream.next().await?;
     while let Some((fresh, watch_id)) = next.take() {
-        *pause = FIRST_PAUSE;
+        backoff.reset();
         let version = fresh.version.clone();
         bundle.send_if_modified(|current| {
             let differs = current.as_deref() != Some(&fresh);

@@ -27,9 +27,12 @@ use tokio::{
 };
 
 use super::config::OnChange;
-use crate::client::{
-    error::{Error, Kind, Result},
-    settings::plain,
+use crate::{
+    client::{
+        error::{Error, Kind, Result},
+        settings::plain,
+    },
+    unix::files,
 };
 
 /// How much of each of a hook's two outputs is logged, in bytes; the rest is read and forgotten.
@@ -250,8 +253,7 @@ struct Marker {
 
 impl Marker {
     fn open(folder: &Path, role: &str) -> Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| fault(folder, &error))?;
+        files::make_private_dir(folder).map_err(|error| fault(folder, &error))?;
         Ok(Self { path: folder.join(role), count: Mutex::new(0) })
     }
 
@@ -262,8 +264,7 @@ impl Marker {
     fn set(&self) -> Result<()> {
         let mut count = self.lock();
         *count += 1;
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let set = fs::File::create(&self.path).and_then(|file| file.sync_all()).and_then(|()| fs::File::open(folder)?.sync_all());
+        let set = fs::File::create(&self.path).and_then(|file| file.sync_all()).and_then(|()| files::sync_dir(files::folder(&self.path)));
         set.map_err(|error| fault(&self.path, &error))
     }
 

@@ -6,9 +6,7 @@
 mod keep;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -17,8 +15,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::kept::make_own_dir;
 use crate::{
-    agent::folder,
     client::{
         Client,
         csr::{self, Csr, PrivateKey},
@@ -28,6 +26,7 @@ use crate::{
     },
     clock,
     model::{hex, pem, secret::Secret},
+    unix::{files, folder},
 };
 
 pub use self::keep::{Keeper, SETTLE};
@@ -135,17 +134,12 @@ impl IdentityDir {
     /// In a state directory, which is made (mode 0700) when it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, or others may write into it or put another in its place.
+    /// When it cannot be made, others may write into it or put another in its place, or it is another user's.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let state_dir = std::path::absolute(state_dir).map_err(|error| fault(state_dir, &error))?;
         // Who could put a key of their own there would have the identity that it is certified for.
-        folder::check(&state_dir)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(|error| fault(&state_dir, &error))?;
-        let mode = fs::metadata(&state_dir).map_err(|error| fault(&state_dir, &error))?.permissions().mode();
-        if mode & 0o022 != 0 {
-            let text = format!("others may write into {}; run: chmod go-w {0}", state_dir.display());
-            return Err(Error::usage(text));
-        }
+        folder::check(&state_dir).map_err(Error::usage)?;
+        make_own_dir(&state_dir)?;
         Ok(Self { state_dir })
     }
 
@@ -210,7 +204,7 @@ impl IdentityDir {
     }
 
     fn write(&self, dir: &Path, identity: &Identity) -> Result<()> {
-        DirBuilder::new().mode(0o700).create(dir).map_err(|error| fault(dir, &error))?;
+        files::make_private_dir(dir).map_err(|error| fault(dir, &error))?;
         let lease = serde_json::to_vec_pretty(&identity.kept).map_err(|error| damaged(dir, &error.to_string()))?;
         for (name, content) in [
             (KEY, identity.key_pem.as_bytes()),
@@ -218,19 +212,16 @@ impl IdentityDir {
             (CA, as_pem(&identity.roots_der).as_bytes()),
             (LEASE, &lease),
         ] {
-            write_new(&dir.join(name), content)?;
+            let path = dir.join(name);
+            files::create(&path, 0o600, content).map_err(|error| fault(&path, &error))?;
         }
-        sync(dir)
+        files::sync_dir(dir).map_err(|error| fault(dir, &error))
     }
 
     fn point_to(&self, name: &str, random: &str) -> Result<()> {
         let link = self.state_dir.join(format!(".{IDENTITY}.{random}"));
-        symlink(name, &link).map_err(|error| fault(&link, &error))?;
-        fs::rename(&link, self.path()).map_err(|error| {
-            let _ = fs::remove_file(&link);
-            fault(&self.path(), &error)
-        })?;
-        sync(&self.state_dir)
+        let pointed = files::replace_link(&self.path(), Path::new(name), &link).and_then(|()| files::sync_dir(&self.state_dir));
+        pointed.map_err(|error| fault(&self.path(), &error))
     }
 
     /// Removes the directories of earlier identities, and a key that was asked for: it is the identity's own, or nobody's, and must not be
@@ -255,10 +246,7 @@ impl IdentityDir {
             return csr::again(pem);
         }
         let made = csr::make()?;
-        let beside = self.state_dir.join(format!(".{PENDING}.{}", hex::encode(&clock::random::<8>())));
-        write_new(&beside, made.0.pem().as_bytes())?;
-        fs::rename(&beside, &path).map_err(|error| fault(&path, &error))?;
-        sync(&self.state_dir)?;
+        files::replace(&path, 0o600, made.0.pem().as_bytes()).map_err(|error| fault(&path, &error))?;
         Ok(made)
     }
 }
@@ -311,16 +299,6 @@ fn as_pem(certificates: &[Vec<u8>]) -> String {
         pem::push(&mut text, "CERTIFICATE", der);
     }
     text
-}
-
-/// A file with mode 0600 from its first byte, on disk when this returns.
-fn write_new(path: &Path, content: &[u8]) -> Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all())).map_err(|error| fault(path, &error))
-}
-
-fn sync(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| fault(dir, &error))
 }
 
 fn fault(path: &Path, error: &io::Error) -> Error {

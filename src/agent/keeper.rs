@@ -26,7 +26,7 @@ use crate::{
         types::{Credential, IssueOrder, OrderInput},
         watch::{WatchOrder, Watched, Watching},
     },
-    clock::{self, Clock, SystemClock},
+    clock::{self, Backoff, Clock, SystemClock},
     model::hex,
 };
 
@@ -35,9 +35,6 @@ pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest pause between two attempts.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// The wall clock is looked at this often, because a machine that sleeps does not count the time.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// How much of a credential's life is left when another lease is asked for, where no renewal can move its end: a third of it.
 const LAST_PART: i32 = 3;
@@ -144,7 +141,7 @@ impl Keeper {
     /// # Errors
     /// As [`StateDir::load`].
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
-        self.role = self.state.load(&self.kept.name, &self.kept.role)?;
+        self.role = self.state.load(&self.kept)?;
         tokio::select! {
             () = self.keep() => {}
             _ = shutdown.wait_for(|over| *over) => {}
@@ -154,7 +151,7 @@ impl Keeper {
 
     async fn keep(&mut self) {
         self.show_kept().await;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let (rotations, begun) = (self.status.borrow().rotations, Instant::now());
             let ended = self.session().await;
@@ -162,7 +159,7 @@ impl Keeper {
             // A session that brought something or lasted went well: what ended it is new. One that only began did not, or two agents
             // with one identity would take a lease from each other without a pause.
             if self.status.borrow().rotations > rotations || begun.elapsed() >= LONGEST_PAUSE {
-                pause = FIRST_PAUSE;
+                backoff.reset();
             }
             match ended {
                 Ok(Ended::Again) => {}
@@ -176,8 +173,7 @@ impl Keeper {
                 }
             }
             self.let_go_of_the_dead();
-            self.rest(jittered(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.rest(backoff.pause()).await;
         }
     }
 
@@ -240,7 +236,7 @@ impl Keeper {
                 let request_id = format!("agent-{}", hex::encode(&clock::random::<16>()));
                 let asked = Asked { request_id, key_pem: Zeroizing::new(key.pem().to_owned()) };
                 self.role.asked = Some(asked.clone());
-                self.state.store(&self.kept.name, &self.kept.role, &self.role)?;
+                self.state.store(&self.kept, &self.role)?;
                 asked
             }
         };
@@ -323,18 +319,17 @@ impl Keeper {
 
     /// Writes the state, until it is written: a full disk must not cost the credential that came.
     async fn keep_on_disk(&self) {
-        let mut pause = FIRST_PAUSE;
-        while let Err(error) = self.state.store(&self.kept.name, &self.kept.role, &self.role) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        while let Err(error) = self.state.store(&self.kept, &self.role) {
             tracing::error!(role = self.kept.name, %error, "a credential cannot be kept in the state directory; tried again");
             self.failed(&error);
-            sleep(jittered(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.pause()).await;
         }
     }
 
     /// Hands a credential to its files, until it is there, and then to the sockets.
     async fn hand_out(&mut self, fresh: &Arc<Fresh>) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let bundle = loop {
             let bundle = self.bundle.borrow_and_update().clone();
             match self.deliver.deliver(fresh, bundle.as_ref()).await {
@@ -342,8 +337,7 @@ impl Keeper {
                 Err(error) => {
                     tracing::error!(role = self.kept.name, %error, "a credential cannot be put into its place; tried again");
                     self.failed(&error);
-                    sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(backoff.pause()).await;
                 }
             }
         };
@@ -387,7 +381,7 @@ impl Keeper {
     /// The lease is of no use; its credential stays with its readers for as long as it is valid.
     fn forget(&mut self) {
         (self.role.asked, self.role.over) = (None, true);
-        if let Err(error) = self.state.store(&self.kept.name, &self.kept.role, &self.role) {
+        if let Err(error) = self.state.store(&self.kept, &self.role) {
             tracing::warn!(role = self.kept.name, %error, "a lease that is over stays in the state directory for now");
         }
     }
@@ -428,12 +422,9 @@ impl Keeper {
 
     /// Resolves when a time has come; never when there is none.
     async fn until(&self, at: Option<Timestamp>) {
-        let Some(at) = at else { return std::future::pending().await };
-        while let Ok(left) = Duration::try_from(self.clock.now().duration_until(at)) {
-            if left.is_zero() {
-                return;
-            }
-            sleep(left.min(LOOK)).await;
+        match at {
+            Some(at) => clock::until(&*self.clock, at).await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -461,10 +452,4 @@ pub fn expiry(credential: &Credential) -> Timestamp {
         Credential::Registry(login) => login.expires_at,
         Credential::Jwt(token) => token.expires_at,
     }
-}
-
-/// Between half of it and the whole: agents whose server was away must not come back all at once.
-fn jittered(pause: Duration) -> Duration {
-    let [byte] = clock::random::<1>();
-    pause / 2 + pause.mul_f64(f64::from(byte) / 512.0)
 }

@@ -1,9 +1,9 @@
 //! The state directory: what the agent must find again after a restart. One directory, its owner's alone; each file is written whole.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,11 +12,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::folder;
-use crate::client::{
-    error::{Error, Kind, Result},
-    settings::read_bounded,
-    watch::Watched,
+use crate::{
+    client::{
+        error::{Error, Kind, Result},
+        settings::{plain, read_bounded},
+        watch::Watched,
+    },
+    unix::{files, folder},
 };
 
 /// Where roles are kept, in the state directory.
@@ -64,8 +66,10 @@ pub struct Held {
 #[derive(Default, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
 struct Form {
-    /// Of another role the lease is not taken up.
+    /// Of another role, or for another audience, the lease is not taken up.
     role: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    audience: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,21 +89,17 @@ impl StateDir {
     /// Usage, when others may write into it, when it is another user's, or when another agent holds it; else what the disk says.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| fault(path, &error))?;
-        folder::check(&path)?;
-        for dir in [path.clone(), path.join(ROLES)] {
-            DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| fault(&dir, &error))?;
-            let meta = fs::metadata(&dir).map_err(|error| fault(&dir, &error))?;
-            if meta.mode() & 0o022 != 0 {
-                return Err(Error::usage(format!("others may write into {}; run: chmod go-w {0}", dir.display())));
-            }
-            if ![rustix::process::geteuid().as_raw(), 0].contains(&meta.uid()) {
-                return Err(Error::usage(format!("{} is neither this user's nor root's", dir.display())));
-            }
-        }
+        folder::check(&path).map_err(Error::usage)?;
+        make_own_dir(&path)?;
+        make_own_dir(&path.join(ROLES))?;
         let at = path.join(LOCK);
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&at).map_err(|error| fault(&at, &error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: Arc::new(lock) }),
+            Ok(()) => {
+                let state = Self { path, _lock: Arc::new(lock) };
+                state.remove_leftovers();
+                Ok(state)
+            }
             Err(TryLockError::WouldBlock) => Err(Error::usage(format!("another agent runs with {}", path.display()))),
             Err(TryLockError::Error(error)) => Err(fault(&at, &error)),
         }
@@ -110,19 +110,19 @@ impl StateDir {
         &self.path
     }
 
-    /// What is kept under `name`; nothing when it is of another role than `role`.
+    /// What is kept of a role under its name; nothing when it is of another role of the service, or for another audience.
     ///
     /// # Errors
     /// `FILE`, when it cannot be read or is damaged.
-    pub fn load(&self, name: &str, role: &str) -> Result<KeptRole> {
-        let path = self.file(name);
+    pub fn load(&self, wanted: &Kept) -> Result<KeptRole> {
+        let path = self.file(&wanted.name);
         if !path.exists() {
             return Ok(KeptRole::default());
         }
         let damaged = |why: String| Error::new(Kind::Other, "FILE", format!("{}: {why}; remove it to begin anew", path.display()));
         let text = read_bounded(&path).map_err(|why| damaged(why.clone()))?;
         let mut form: Form = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if form.role != role {
+        if form.role != wanted.role || form.audience != wanted.audience {
             return Ok(KeptRole::default());
         }
         let asked = form.request_id.take().zip(form.asked_key.take());
@@ -139,14 +139,15 @@ impl StateDir {
         Ok(KeptRole { asked, held: held.transpose()?, over: form.over })
     }
 
-    /// Keeps a role under `name`: whole, and on disk when this returns.
+    /// Keeps a role under its name: whole, and on disk when this returns.
     ///
     /// # Errors
     /// What the disk says; then what was kept before still is.
-    pub fn store(&self, name: &str, role: &str, kept: &KeptRole) -> Result<()> {
+    pub fn store(&self, wanted: &Kept, kept: &KeptRole) -> Result<()> {
         let held = kept.held.as_ref();
         let form = Form {
-            role: role.to_owned(),
+            role: wanted.role.clone(),
+            audience: wanted.audience.clone(),
             request_id: kept.asked.as_ref().map(|asked| asked.request_id.clone()),
             asked_key: kept.asked.as_ref().map(|asked| asked.key_pem.to_string()),
             held: held.map(|held| STANDARD.encode(held.watched.as_bytes())),
@@ -154,21 +155,19 @@ impl StateDir {
             key: held.map(|held| held.key_pem.to_string()),
         };
         let text = Zeroizing::new(serde_json::to_vec(&form).map_err(|error| Error::new(Kind::Other, "FILE", error.to_string()))?);
-        let path = self.file(name);
-        let beside = path.with_extension("new");
-        let written = || -> io::Result<()> {
-            // One that a crash left; nobody else writes here.
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        let path = self.file(&wanted.name);
+        files::replace(&path, 0o600, &text).map_err(|error| fault(&path, &error))
+    }
+
+    /// What a crash left half-written holds a key. Nobody but the holder of the lock writes here.
+    fn remove_leftovers(&self) {
+        for entry in fs::read_dir(self.path.join(ROLES)).into_iter().flatten().flatten() {
+            if entry.path().extension().is_none_or(|extension| extension != "json")
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                tracing::warn!(%error, path = %entry.path().display(), "a leftover in the state directory was not removed");
             }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(self.path.join(ROLES))?.sync_all()
-        };
-        written().map_err(|error| fault(&path, &error))
+        }
     }
 
     /// A role's name in the agent's configuration is a file name: `[a-z0-9-]`.
@@ -177,8 +176,23 @@ impl StateDir {
     }
 }
 
+/// Makes a directory (mode 0700) when it is missing.
+///
+/// # Errors
+/// Usage, when others may write into it, or it is another user's; else what the disk says.
+pub(super) fn make_own_dir(dir: &Path) -> Result<()> {
+    let found = files::make_private_dir(dir).and_then(|()| fs::metadata(dir)).map_err(|error| fault(dir, &error))?;
+    if found.mode() & 0o022 != 0 {
+        return Err(Error::usage(format!("others may write into {}; run: chmod go-w {0}", dir.display())));
+    }
+    if ![rustix::process::geteuid().as_raw(), 0].contains(&found.uid()) {
+        return Err(Error::usage(format!("{} is neither this user's nor root's", dir.display())));
+    }
+    Ok(())
+}
+
 fn fault(path: &Path, error: &io::Error) -> Error {
-    Error::new(Kind::Other, "FILE", format!("{}: {error}", path.display()))
+    Error::new(Kind::Other, "FILE", format!("{}: {}", path.display(), plain(error)))
 }
 
 #[cfg(test)]
@@ -187,19 +201,44 @@ mod tests {
 
     use super::*;
 
+    fn web() -> Kept {
+        Kept { name: "web".to_owned(), role: "web".to_owned(), ttl: None, audience: Some("https://a.example".to_owned()) }
+    }
+
     fn asked() -> Asked {
         Asked { request_id: "r1".to_owned(), key_pem: Zeroizing::new("canary".to_owned()) }
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_goes_with_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        state.store(&web(), &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
+        drop(state);
+        let left = files::beside(&dir.path().join("roles/web.json"));
+        fs::write(&left, "canary").unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert!(!left.exists());
+        assert!(state.load(&web()).unwrap().asked.is_some());
     }
 
     #[test]
     fn what_was_kept_is_found_again_by_the_same_role_alone() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("state")).unwrap();
-        assert!(state.load("web", "web").unwrap().asked.is_none());
-        state.store("web", "web", &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
-        state.store("web", "web", &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
-        assert_eq!(state.load("web", "web").unwrap().asked.unwrap().request_id, "r1");
-        assert!(state.load("web", "other").unwrap().asked.is_none());
+        assert!(state.load(&web()).unwrap().asked.is_none());
+        state.store(&web(), &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
+        state.store(&web(), &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
+        assert_eq!(state.load(&web()).unwrap().asked.unwrap().request_id, "r1");
+        let other = |change: fn(&mut Kept)| {
+            let mut wanted = web();
+            change(&mut wanted);
+            state.load(&wanted).unwrap().asked.is_none()
+        };
+        assert!(other(|wanted| wanted.role = "other".to_owned()));
+        assert!(other(|wanted| wanted.audience = Some("https://b.example".to_owned())), "a token is for the audience it names");
+        assert!(other(|wanted| wanted.audience = None));
+        assert!(!other(|wanted| wanted.ttl = Some(jiff::SignedDuration::from_mins(5))), "a life is the next credential's");
         let mode = |name: &str| fs::metadata(state.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("roles/web.json"), mode("roles"), mode(".")), (0o600, 0o700, 0o700));
     }
@@ -222,7 +261,7 @@ mod tests {
         let state = StateDir::open(dir.path()).unwrap();
         for text in ["", "{", r#"{"role":"web","held":"!"}"#, r#"{"role":"web","held":"AAAA"}"#, r#"{"role":"web","held":""}"#] {
             fs::write(state.file("web"), text).unwrap();
-            assert!(state.load("web", "web").is_err(), "{text}");
+            assert!(state.load(&web()).is_err(), "{text}");
         }
     }
 }

@@ -17,14 +17,12 @@
 //! | [`identity`] | the agent's own client certificate |
 //! | [`health`] | health, readiness, metrics |
 //! | [`notify`] | tells systemd |
-//! | [`folder`] | whether others could replace what the agent writes |
 //! | [`accounts`] | users and groups of this machine |
 
 pub mod accounts;
 pub mod bundle;
 pub mod config;
 pub mod desk;
-pub mod folder;
 pub mod health;
 pub mod hook;
 pub mod identity;

@@ -6,9 +6,9 @@
 //! resolved the link and not opened all its files.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown},
     path::{Path, PathBuf},
 };
 
@@ -18,18 +18,21 @@ use super::{
     accounts::{gid, uid},
     config::{FileNames, Place},
     desk::{Bundle, Fresh},
-    folder,
 };
 use crate::{
     client::{
         csr,
         error::{Error, Kind, Result},
-        material::{Material, NewFile, files},
+        material::{
+            Material, NewFile,
+            files::{CERTIFICATE, KEY},
+        },
         settings::plain,
         types::Credential,
     },
     clock,
     model::{hex, pem},
+    unix::{files, folder},
 };
 
 /// The link to the version in force.
@@ -172,9 +175,9 @@ impl Publisher {
 
     fn make_dir(&self) -> Result<()> {
         let dir = &self.dir;
-        folder::check(dir)?;
+        folder::check(dir).map_err(Error::usage)?;
         let is_new = !dir.exists();
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| match error.kind() {
+        files::make_private_dir(dir).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::usage(format!("{} is no directory; name another one", dir.display())),
             _ => fault(dir, &error),
         })?;
@@ -215,12 +218,7 @@ impl Publisher {
     /// Gives a link its name in one step.
     fn link(&self, target: &Path, name: &str) -> Result<()> {
         let (temporary, path) = (self.dir.join(format!("{TEMPORARY}{}", random())), self.dir.join(name));
-        symlink(target, &temporary).map_err(|error| fault(&path, &error))?;
-        fs::rename(&temporary, &path).map_err(|error| {
-            // It goes with the next start at the latest.
-            let _ = fs::remove_file(&temporary);
-            fault(&path, &error)
-        })
+        files::replace_link(&path, target, &temporary).map_err(|error| fault(&path, &error))
     }
 
     /// Removes versions but these, and links that never got their name.
@@ -306,7 +304,7 @@ fn material(fresh: &Fresh, bundle: Option<&Bundle>) -> Result<Material> {
 /// The key, then the certificate and its chain, in one file; none where there is no certificate.
 fn combined(name: &str, mode: u32, found: &[NewFile]) -> Option<Wanted> {
     let content = |name| found.iter().find(|file| file.name == name).map(|file| &file.content);
-    let (key, certificate) = (content(files::KEY)?, content(files::CERTIFICATE)?);
+    let (key, certificate) = (content(KEY)?, content(CERTIFICATE)?);
     let mut both = Zeroizing::new(Vec::with_capacity(key.len() + certificate.len()));
     both.extend_from_slice(key);
     both.extend_from_slice(certificate);
@@ -322,7 +320,7 @@ fn random() -> String {
 }
 
 fn sync(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| fault(dir, &error))
+    files::sync_dir(dir).map_err(|error| fault(dir, &error))
 }
 
 fn fault(path: &Path, error: &io::Error) -> Error {

@@ -434,7 +434,10 @@ fn describe() {
     metrics::describe_counter!("daypass_agent_hook_runs_total", "Runs of the role's hook, by outcome");
     metrics::describe_gauge!("daypass_agent_hook_exit_code", "How the last run ended, as shells have it; 124 after its timeout");
     metrics::describe_histogram!("daypass_agent_hook_seconds", "How long a run of the role's hook took");
-    metrics::describe_counter!("daypass_agent_connections_refused_total", "Connections to a socket that were refused, by socket");
+    metrics::describe_counter!(
+        "daypass_agent_connections_refused_total",
+        "Connections of users who have as many as one may have, by socket"
+    );
     metrics::describe_counter!("daypass_agent_sds_responses_total", "Answers of secret discovery");
     metrics::describe_counter!("daypass_agent_sds_rejected_total", "Answers of secret discovery that a proxy rejected");
 }

@@ -1,9 +1,7 @@
 //! Writes the files of a credential into a directory: all of them or none, never half of one.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,8 +10,7 @@ use crate::{
         error::{Error, Kind, Result},
         settings::plain,
     },
-    clock,
-    model::hex,
+    unix::files,
 };
 
 pub use crate::client::material::files::*;
@@ -50,7 +47,7 @@ impl OutDir {
     /// Usage, when a target is a symbolic link or no plain file, or the path is no directory; else what the disk says.
     pub fn prepare(path: &Path, names: &[&str]) -> Result<Self> {
         let absolute = std::path::absolute(path).map_err(|error| fault(path, &error))?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&absolute).map_err(|error| match error.kind() {
+        files::make_private_dir(&absolute).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::usage(format!("--out {} is no directory; name another one", path.display())),
             _ => fault(path, &error),
         })?;
@@ -70,13 +67,10 @@ impl OutDir {
     /// # Errors
     /// What the disk says; then nothing remains of it.
     pub fn stage(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        let random = hex::encode(&clock::random::<8>());
-        let temporary = self.path.join(format!(".{name}.{random}.tmp"));
-        // create_new neither follows a link nor takes over a file; the mode holds from the first byte.
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
-        let mut file = file.map_err(|error| fault(&temporary, &error))?;
-        self.staged.push(Staged { temporary: temporary.clone(), target: self.path.join(name), renamed: false });
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| fault(&temporary, &error))
+        let target = self.path.join(name);
+        let temporary = files::beside(&target);
+        self.staged.push(Staged { temporary: temporary.clone(), target, renamed: false });
+        files::create(&temporary, mode, content).map_err(|error| fault(&temporary, &error))
     }
 
     /// Gives every staged file its own name, in the order in which they were staged: stage the key first, so that whoever
@@ -92,7 +86,7 @@ impl OutDir {
             fs::rename(&staged.temporary, &staged.target).map_err(|error| fault(&staged.target, &error))?;
             staged.renamed = true;
         }
-        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(|error| fault(&self.path, &error))
+        files::sync_dir(&self.path).map_err(|error| fault(&self.path, &error))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod hex;
 pub mod host;
 pub mod identity;
+pub mod jws;
 pub mod lease;
 pub mod name;
 pub mod pem;

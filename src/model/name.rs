@@ -102,6 +102,28 @@ name!(
     AgentName, "agent name"
 );
 
+/// The longest DNS name, in bytes (RFC 1035 section 2.3.4, without the root's dot).
+pub const MAX_DNS_NAME: usize = 253;
+
+/// Why a text is no host name in its one form; none when it is: labels of lower-case letters, digits and hyphens (RFC 1123 section 2.1), no
+/// wildcard, no dot at the end, and nothing that reads as an address.
+pub fn host_fault(name: &str) -> Option<&'static str> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if name.len() > MAX_DNS_NAME {
+        return Some("it is longer than 253 bytes");
+    }
+    if !name.split('.').all(label) {
+        return Some("each label is 1 to 63 of [a-z0-9-], with no hyphen at its ends");
+    }
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.bytes().all(|b| b.is_ascii_digit()).then_some("its last label is a number, so that it reads as an address")
+}
+
 /// A trust domain: a lower-case DNS name, as the SPIFFE ID standard (section 2.1) has it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -158,6 +180,18 @@ impl fmt::Debug for TrustDomain {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_name_has_one_form() {
+        let long = format!("{}b", "a.".repeat(MAX_DNS_NAME / 2));
+        for good in ["a", "localhost", "1a.example", "x--y.example", &long] {
+            assert_eq!(host_fault(good), None, "{good}");
+        }
+        let (longer, label) = (format!("{long}b"), "a".repeat(64));
+        for bad in ["", ".", "a.", ".a", "a..b", "-a.b", "a-.b", "A.b", "a_b.c", "a b", "*.a", "10.0.0.1", "a.1", "ä.b", &longer, &label] {
+            assert!(host_fault(bad).is_some(), "{bad}");
+        }
+    }
 
     #[test]
     fn names_refuse_case_space_unicode_and_length() {

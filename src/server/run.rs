@@ -1,6 +1,11 @@
 //! Wires the rooms together and runs the service until it is told to stop.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
@@ -81,94 +86,152 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
         keys: desk.clone(),
         authn: Arc::new(Callers::new(config.issuers, clock.now())?),
         trust: Arc::new(Trust::new(edge.clone(), config.trust_domains)?),
-        own: own.clone(),
+        own,
         vend: vend.clone(),
     });
 
-    let grpc_listener = listen(config.grpc, "grpc").await?;
-    let http_listener = listen(config.http, "http").await?;
-    let https_listener = match config.https {
-        Some(address) => Some(listen(address, "https").await?),
-        None => None,
-    };
-    let admin = config.admin.as_deref().map(AdminSocket::open).transpose()?;
+    let listeners = Listeners::open(config.grpc, config.http, config.https, config.admin.as_deref()).await?;
     // A shutdown has two parts: first no new work, and when what is in flight has ended, no more passes and no more HTTP.
     let (drain, draining) = watch::channel(false);
     let (stop, shutdown) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
-    let readiness = Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), desk.clone(), reporter));
-    let limiters = Arc::new(Limiters::new(&config.limits));
-    let registry = Arc::new(Registry::default());
-    let bundles = Bundles::new(&vend, config.limits.bundle_watches, config.limits.bundle_watches_per_address);
-
-    let presence = Presence::new(vend.clone(), entries.clone(), desk.clone(), bundles.clone(), server);
+    let limits = config.limits;
+    let bundles = Bundles::new(&vend, limits.bundle_watches, limits.bundle_watches_per_address);
+    let wiring = Wiring {
+        readiness: Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), desk.clone(), reporter)),
+        presence: Presence::new(vend.clone(), entries.clone(), desk.clone(), bundles.clone(), server),
+        enrollments: Arc::new(Enrollments::new(vend.clone(), entries)),
+        limiters: Arc::new(Limiters::new(&limits)),
+        registry: Arc::new(Registry::default()),
+        bundles,
+        edge,
+        metrics,
+        parts: parts.clone(),
+    };
 
     let mut passes = background::start(&vend, &shutdown, &settled);
-    passes.spawn(until(shutdown.clone(), trust::follow(parts.trust.clone(), vend.clone())));
-    passes.spawn(until(shutdown.clone(), bundles::keep(bundles.clone(), vend.clone())));
-    passes.spawn(until(shutdown.clone(), presence::keep(presence.clone())));
-    passes.spawn(until(shutdown.clone(), own_certificate::keep(own, vend.clone())));
-    passes.spawn(until(shutdown.clone(), trust::cut_untrusted(edge.clone(), registry.clone(), vend.clone())));
+    wiring.spawn_passes(&mut passes, &shutdown, draining.clone());
     passes.spawn(until(shutdown.clone(), reload::watch(parts.clone(), path, config.watched, hangup)));
-    passes.spawn(until(shutdown.clone(), end_watches(draining.clone(), vend.clone())));
-    passes.spawn(until(shutdown.clone(), look(readiness.clone(), parts.clone(), limiters.clone(), metrics.clone())));
-    passes.spawn(until(shutdown.clone(), keys::keep(desk.clone())));
-    let (suspects, shown) = mpsc::channel(clones::SUSPECTS);
-    passes.spawn(until(shutdown.clone(), clones::look(vend.clone(), limiters.clone(), shown)));
-    let enrollments = Arc::new(Enrollments::new(vend.clone(), entries));
-    passes.spawn(until(shutdown.clone(), background::forget_enrollments(enrollments.clone())));
-    tokio::spawn(until(shutdown.clone(), prefetch(parts.clone())));
     passes.spawn(until(shutdown.clone(), super::reconcile::watch(vend.clone(), store, audit_dir, settle)));
-
-    let public = Arc::new(Public { vend: vend.clone(), readiness: readiness.clone(), metrics, root_crls: config.root_crls });
-    let request_timeout = std_duration(config.limits.request_timeout);
-    let tokens = Arc::new(TokenEdge { vend: vend.clone(), limiters: limiters.clone(), request_timeout });
-    // With TLS at hand the secrets of leases do not travel without.
-    let (open, closed) = (
-        Edges { public: public.clone(), tokens: https_listener.is_none().then(|| tokens.clone()) },
-        Edges { public, tokens: Some(tokens) },
-    );
-    if let Some(admin) = admin {
+    let (suspects, shown) = mpsc::channel(clones::SUSPECTS);
+    passes.spawn(until(shutdown.clone(), clones::look(vend.clone(), wiring.limiters.clone(), shown)));
+    if let Some(admin) = listeners.admin {
         passes.spawn(serve_admin(admin, desk, shutdown.clone()));
     }
-    let mut web = JoinSet::new();
-    let addresses = || Addresses::new(config.limits.http_connections_per_address, config.limits.handshakes_per_address);
-    web.spawn(http::serve(http_listener, None, open, addresses(), stopped(shutdown.clone())));
-    if let Some(listener) = https_listener {
-        web.spawn(http::serve(listener, Some(edge.clone()), closed, addresses(), stopped(shutdown.clone())));
-    }
-    let acceptor = Acceptor { edge, registry, clock, limits: config.limits.clone(), suspects };
+    tokio::spawn(until(shutdown.clone(), prefetch(parts)));
+    let mut web = wiring.serve_web(listeners.http, listeners.https, config.root_crls, &limits, &shutdown);
+
     let in_flight = TaskTracker::new();
-    let grpc_edge = Arc::new(Edge {
-        vend: vend.clone(),
-        enrollments,
-        authn: parts.authn.clone(),
-        trust: parts.trust.clone(),
-        bundles,
-        limiters,
-        request_timeout,
-        in_flight: in_flight.clone(),
-        streams: Arc::new(grpc::Streams::default()),
-        connection_age: std_duration(config.limits.connection_age),
-        shutdown: draining.clone(),
-    });
-    let incoming = acceptor.serve(grpc_listener);
-    let limits = config.limits;
+    let grpc_edge = wiring.grpc_edge(&limits, in_flight.clone(), draining.clone());
+    let acceptor = Acceptor { edge: wiring.edge, registry: wiring.registry, clock, limits: limits.clone(), suspects };
+    let incoming = acceptor.serve(listeners.grpc);
     let serving = async { grpc::serve(grpc_edge, &limits, health, incoming, stopped(draining)).await };
     listening();
     let served = tokio::select! {
-        served = run_until_told(serving, told, &readiness, &drain, &limits) => served,
+        served = run_until_told(serving, told, &wiring.readiness, &drain, &limits) => served,
         ended = passes.join_next() => Err(Error::internal(format_args!("one of the service's passes has ended: {ended:?}"))),
     };
     finish_work(&in_flight, &limits, &vend).await;
     stop.send_replace(true);
     while passes.join_next().await.is_some() {}
     while web.join_next().await.is_some() {}
-    presence.leave().await;
+    wiring.presence.leave().await;
     tracing::info!("stopped");
     served
+}
+
+/// The sockets, open and not served yet.
+struct Listeners {
+    grpc: TcpListener,
+    http: TcpListener,
+    https: Option<TcpListener>,
+    admin: Option<AdminSocket>,
+}
+
+impl Listeners {
+    async fn open(grpc: SocketAddr, http: SocketAddr, https: Option<SocketAddr>, admin: Option<&Path>) -> Result<Self> {
+        Ok(Self {
+            grpc: listen(grpc, "grpc").await?,
+            http: listen(http, "http").await?,
+            https: match https {
+                Some(address) => Some(listen(address, "https").await?),
+                None => None,
+            },
+            admin: admin.map(AdminSocket::open).transpose()?,
+        })
+    }
+}
+
+/// What the passes and the edges share.
+struct Wiring {
+    parts: Arc<Parts>,
+    edge: Arc<TlsEdge>,
+    registry: Arc<Registry>,
+    readiness: Arc<Readiness>,
+    limiters: Arc<Limiters>,
+    bundles: Arc<Bundles>,
+    presence: Arc<Presence>,
+    enrollments: Arc<Enrollments>,
+    metrics: PrometheusHandle,
+}
+
+impl Wiring {
+    fn spawn_passes(&self, passes: &mut JoinSet<()>, shutdown: &Shutdown, draining: Shutdown) {
+        let Parts { vend, trust, own, keys: desk, .. } = &*self.parts;
+        passes.spawn(until(shutdown.clone(), trust::follow(trust.clone(), vend.clone())));
+        passes.spawn(until(shutdown.clone(), bundles::keep(self.bundles.clone(), vend.clone())));
+        passes.spawn(until(shutdown.clone(), presence::keep(self.presence.clone())));
+        passes.spawn(until(shutdown.clone(), own_certificate::keep(own.clone(), vend.clone())));
+        passes.spawn(until(shutdown.clone(), trust::cut_untrusted(self.edge.clone(), self.registry.clone(), vend.clone())));
+        passes.spawn(until(shutdown.clone(), end_watches(draining, vend.clone())));
+        let look = look(self.readiness.clone(), self.parts.clone(), self.limiters.clone(), self.metrics.clone());
+        passes.spawn(until(shutdown.clone(), look));
+        passes.spawn(until(shutdown.clone(), keys::keep(desk.clone())));
+        passes.spawn(until(shutdown.clone(), background::forget_enrollments(self.enrollments.clone())));
+    }
+
+    fn serve_web(
+        &self,
+        http: TcpListener,
+        https: Option<TcpListener>,
+        root_crls: Vec<(String, Vec<u8>)>,
+        limits: &Limits,
+        shutdown: &Shutdown,
+    ) -> JoinSet<()> {
+        let vend = &self.parts.vend;
+        let public = Public { vend: vend.clone(), readiness: self.readiness.clone(), metrics: self.metrics.clone(), root_crls };
+        let public = Arc::new(public);
+        let request_timeout = std_duration(limits.request_timeout);
+        let tokens = Arc::new(TokenEdge { vend: vend.clone(), limiters: self.limiters.clone(), request_timeout });
+        // With TLS at hand the secrets of leases do not travel without.
+        let open = Edges { public: public.clone(), tokens: https.is_none().then(|| tokens.clone()) };
+        let addresses = || Addresses::new(limits.http_connections_per_address, limits.handshakes_per_address);
+        let mut web = JoinSet::new();
+        web.spawn(http::serve(http, None, open, addresses(), stopped(shutdown.clone())));
+        if let Some(listener) = https {
+            let closed = Edges { public, tokens: Some(tokens) };
+            web.spawn(http::serve(listener, Some(self.edge.clone()), closed, addresses(), stopped(shutdown.clone())));
+        }
+        web
+    }
+
+    fn grpc_edge(&self, limits: &Limits, in_flight: TaskTracker, draining: Shutdown) -> Arc<Edge> {
+        Arc::new(Edge {
+            vend: self.parts.vend.clone(),
+            enrollments: self.enrollments.clone(),
+            authn: self.parts.authn.clone(),
+            trust: self.parts.trust.clone(),
+            bundles: self.bundles.clone(),
+            limiters: self.limiters.clone(),
+            request_timeout: std_duration(limits.request_timeout),
+            in_flight,
+            streams: Arc::new(grpc::Streams::default()),
+            connection_age: std_duration(limits.connection_age),
+            shutdown: draining,
+        })
+    }
 }
 
 /// Serves until a signal, then drains within the configured time.
@@ -232,7 +295,7 @@ async fn serve_admin(admin: AdminSocket, desk: Arc<KeyDesk>, shutdown: Shutdown)
     stopped(shutdown).await;
 }
 
-async fn listen(address: std::net::SocketAddr, what: &str) -> Result<TcpListener> {
+async fn listen(address: SocketAddr, what: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| Error::internal(format_args!("server.{what}: cannot listen on {address}: {error}")))
 }
 

@@ -13,16 +13,13 @@ use crate::{
         error::{Error, Kind, Result},
         settings::{Address, DEFAULT_TIMEOUT, Roots, Settings},
     },
-    clock::{self, Clock},
+    clock::{self, Backoff, Clock},
 };
 
 /// How long after a new identity was given out the server is told that it is in use. Whoever connects reads the identity at that moment, so
 /// that past this no handshake with the one before is under way: one that came later would be taken for a clone's.
 pub const SETTLE: Duration = Duration::from_secs(30);
 const _: () = assert!(SETTLE.as_secs() > DEFAULT_TIMEOUT.as_secs());
-
-/// How long it sleeps at most before it looks at the clock again: a machine may have slept.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// The pause after a first failure; the next one doubles it, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -49,15 +46,14 @@ impl Keeper {
     /// Keeps what `current` holds fresh, there and on disk, for as long as that can be done; gives why it cannot be done any more: the
     /// identity is revoked, superseded by another holder's, or past its end. What fails for another reason is tried again.
     pub async fn run(&self, current: &watch::Sender<Arc<Identity>>) -> Error {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match self.turn(current).await {
-                Ok(()) => pause = FIRST_PAUSE,
+                Ok(()) => backoff.reset(),
                 Err(error) if is_final(&error) => return error,
                 Err(error) => {
                     tracing::warn!(%error, code = error.code(), "the agent's identity will be looked after again");
-                    sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(backoff.pause()).await;
                 }
             }
             let expires_at = current.borrow().kept.expires_at;
@@ -87,12 +83,12 @@ impl Keeper {
             }
         }
         let Some(from) = identity.kept.renew_from else {
-            sleep(self.until(identity.kept.expires_at)).await;
+            clock::until(&*self.clock, identity.kept.expires_at).await;
             return Ok(());
         };
         let due = drawn_between(from, identity.kept.renew_before.unwrap_or(from), &identity.kept.lease_id);
         if self.clock.now() < due {
-            sleep(self.until(due)).await;
+            clock::until(&*self.clock, due).await;
             return Ok(());
         }
         let next = renewed(&mut self.client(&identity)?, &identity).await?;
@@ -124,12 +120,6 @@ impl Keeper {
             warnings: Vec::new(),
         })
     }
-
-    /// How long to sleep for a time that comes.
-    fn until(&self, at: Timestamp) -> Duration {
-        let left = Duration::try_from(at.duration_since(self.clock.now())).unwrap_or(Duration::ZERO);
-        left.clamp(Duration::from_millis(10), LOOK_EVERY)
-    }
 }
 
 /// Nothing that time would change: the certificate is refused, or its lease is not this holder's.
@@ -142,11 +132,6 @@ fn drawn_between(from: Timestamp, before: Timestamp, lease: &str) -> Timestamp {
     let span = before.duration_since(from);
     let drawn = lease.bytes().fold(0_i32, |sum, byte| (sum * 31 + i32::from(byte)) % 1000);
     from.checked_add(span / 1000 * drawn).unwrap_or(from)
-}
-
-fn jittered(pause: Duration) -> Duration {
-    let [random] = clock::random::<1>();
-    pause / 2 + pause * u32::from(random) / 510
 }
 
 #[cfg(test)]
@@ -162,13 +147,5 @@ mod tests {
         assert!(drawn.iter().any(|time| *time < at(130)) && drawn.iter().any(|time| *time > at(170)), "they are spread");
         assert_eq!(drawn[7], drawn_between(at(100), at(200), &leases[7]));
         assert_eq!(drawn_between(at(100), at(100), "x"), at(100));
-    }
-
-    #[test]
-    fn pauses_are_between_half_and_whole() {
-        for _ in 0..100 {
-            let pause = jittered(Duration::from_secs(10));
-            assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&pause), "{pause:?}");
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! An identity on disk: whole, closed to others, and found again.
 
+use std::os::unix::fs::PermissionsExt;
+
 use rcgen::{CertificateParams, KeyPair, SerialNumber};
 
 use super::*;

@@ -17,13 +17,19 @@ use zeroize::Zeroizing;
 use super::{
     config::AwsSection,
     container::{self, Caller, Refusal, Sessions},
-    place::{Placed, check_free_for_file, place, write_private},
     view::Shown,
 };
-use crate::client::{
-    error::{Error, Kind, Result},
-    settings::plain,
-    types::AwsCredential,
+use crate::{
+    agent::accounts::gid,
+    client::{
+        error::{Error, Kind, Result},
+        settings::plain,
+        types::AwsCredential,
+    },
+    unix::{
+        files,
+        place::{Placed, check_free_for_file, place},
+    },
 };
 
 /// Where a role's session is.
@@ -55,9 +61,10 @@ pub(super) fn bind(section: &AwsSection) -> Result<BoundAws> {
         return Err(Error::usage(format!("{} is no IPv4 address", section.listen)));
     };
     let token = container::token();
-    check_free_for_file(&section.token_file)?;
-    let write = |path: &Path| write_private(path, token.as_bytes());
-    let ((), file) = place(&section.token_file, section.token_mode, section.token_group.as_ref(), write)?;
+    let group = section.token_group.as_ref().map(gid).transpose()?;
+    let write = |path: &Path| files::create(path, 0o600, token.as_bytes());
+    let placed = check_free_for_file(&section.token_file).and_then(|()| place(&section.token_file, section.token_mode.0, group, write));
+    let ((), file) = placed.map_err(|error| super::fault(&section.token_file, &error))?;
     Ok(BoundAws { listener, token, address, file })
 }
 

@@ -8,17 +8,16 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::model::name::TrustDomain;
+use crate::{
+    model::name::TrustDomain,
+    unix::{peer::Peer, place::MAX_SOCKET_PATH},
+};
 
 /// The most users, and the most groups, that one role names.
 pub const MAX_ALLOWED: usize = 64;
 
 /// The most roles from which JWT-SVIDs are had.
 pub const MAX_JWT_ROLES: usize = 16;
-
-/// The longest path of a unix socket, in bytes: what `sun_path` holds (107 and a NUL), less what the folder's name takes in which it is
-/// made before it gets its place.
-pub const MAX_SOCKET_PATH: usize = 96;
 
 /// The mode of a socket unless another is configured.
 pub const DEFAULT_SOCKET_MODE: Mode = Mode(0o600);
@@ -101,6 +100,18 @@ pub struct Access {
     pub uids: Vec<u32>,
     /// Group ids: the one group that the process had when it connected, not its supplementary ones.
     pub gids: Vec<u32>,
+}
+
+impl Access {
+    /// Whether it names nobody: it is for everybody.
+    pub fn is_open(&self) -> bool {
+        self.uids.is_empty() && self.gids.is_empty()
+    }
+
+    /// Whether it lets a process have what it guards.
+    pub fn allows(&self, peer: &Peer) -> bool {
+        self.is_open() || self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid)
+    }
 }
 
 /// The permissions of a file: octal digits in quotes, such as "0660".
@@ -284,5 +295,16 @@ mod tests {
             let faults = section.faults(&BTreeSet::from(["web"]));
             assert!(faults.len() == 1 && faults[0].contains(why), "{bad}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn who_is_named_is_let_in_and_nobody_named_means_everybody() {
+        let peer = |uid, gid| Peer { uid, gid, pid: None };
+        let access = |uids: &[u32], gids: &[u32]| Access { uids: uids.to_vec(), gids: gids.to_vec() };
+        assert!(access(&[], &[]).allows(&peer(7, 7)));
+        let both = access(&[1], &[2]);
+        assert!(both.allows(&peer(1, 9)) && both.allows(&peer(9, 2)));
+        assert!(!both.allows(&peer(2, 1)) && !both.allows(&peer(0, 0)), "nor root, when it is not named");
+        assert!(!access(&[], &[2]).allows(&peer(2, 0)), "a list of groups alone shuts out every other user");
     }
 }

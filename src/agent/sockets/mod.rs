@@ -5,8 +5,6 @@
 //! |---|---|
 //! | here | binds all of them, then serves them until the agent ends |
 //! | `config` | `[sockets]` of `agent.toml` |
-//! | `place` | gives a socket or a file its place, mode and group |
-//! | `peer` | who is at the other end, and how many may be |
 //! | `authority` | lets in clients that put a path into `:authority` |
 //! | `seldom` | lines of the log that workloads bring about |
 //! | `view`, `follow` | what a process may see, as it is and as it becomes |
@@ -20,33 +18,28 @@ pub mod config;
 pub mod container;
 mod follow;
 mod jwt;
-pub mod peer;
-mod place;
 mod sds;
 mod seldom;
 mod view;
 mod workload;
 
-use std::{net::SocketAddrV4, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddrV4,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::{net::UnixListener, sync::watch, task::JoinSet};
+use futures::StreamExt;
+use tokio::{sync::watch, task::JoinSet};
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{Server, server::Router},
 };
 
-use self::{
-    aws::BoundAws,
-    config::{Group, Mode},
-    follow::over,
-    jwt::JwtSvids,
-    peer::incoming,
-    place::{Placed, check_free_for_socket, place},
-    sds::Sds,
-    view::Shown,
-    workload::{Workload, check_header},
-};
 pub use self::{
+    authority::AnyAuthority,
     aws::PATH as AWS_PATH,
     config::SocketsSection,
     jwt::{FETCH_TIMEOUT, MAX_FETCHES, MAX_FETCHES_PER_USER},
@@ -54,15 +47,41 @@ pub use self::{
     seldom::{MAX_LINES, WINDOW as LINES_WINDOW},
     workload::MAX_MESSAGE as MAX_WORKLOAD_MESSAGE,
 };
-use super::desk::{Desk, JwtSource};
+use self::{
+    aws::BoundAws,
+    config::{Group, Mode},
+    follow::over,
+    jwt::JwtSvids,
+    sds::Sds,
+    seldom::Seldom,
+    view::Shown,
+    workload::{Workload, check_header},
+};
+use super::{
+    accounts::gid,
+    desk::{Desk, JwtSource},
+};
 use crate::{
-    client::error::{Error, Kind, Result},
+    client::{
+        error::{Error, Kind, Result},
+        settings::plain,
+    },
     clock::{Clock, SystemClock},
     proto::{
         envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer,
         workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
     },
+    unix::{
+        peer::{Most, Peer, incoming},
+        place::BoundSocket,
+    },
 };
+
+/// How many connections a socket has at a time. Further ones wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// How many of them one user has. Further ones are closed.
+pub const MAX_CONNECTIONS_PER_USER: usize = 256;
 
 /// How many calls a connection may have in flight. Further ones wait at the client.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
@@ -79,16 +98,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is bound and not served yet: who connects waits.
 pub struct Sockets {
     section: SocketsSection,
-    workload: Option<BoundUnix>,
-    sds: Option<BoundUnix>,
+    workload: Option<BoundSocket>,
+    sds: Option<BoundSocket>,
     aws: Option<BoundAws>,
-}
-
-/// A unix socket, bound.
-struct BoundUnix {
-    listener: UnixListener,
-    /// It goes with this value.
-    file: Placed,
 }
 
 impl Sockets {
@@ -157,10 +169,12 @@ impl Sockets {
     }
 }
 
-fn bind_unix(path: &Path, mode: Mode, group: Option<&Group>) -> Result<BoundUnix> {
-    check_free_for_socket(path)?;
-    let (listener, file) = place(path, mode, group, |path| UnixListener::bind(path))?;
-    Ok(BoundUnix { listener, file })
+fn bind_unix(path: &Path, mode: Mode, group: Option<&Group>) -> Result<BoundSocket> {
+    BoundSocket::bind(path, mode.0, group.map(gid).transpose()?).map_err(|error| fault(path, &error))
+}
+
+fn fault(path: &Path, error: &io::Error) -> Error {
+    Error::new(Kind::Other, "SOCKET", format!("{}: {}", path.display(), plain(error)))
 }
 
 fn server() -> Server {
@@ -171,10 +185,13 @@ fn server() -> Server {
 }
 
 /// Serves until the agent ends, and a little longer for who is slow to leave.
-async fn serve_unix(name: &'static str, bound: BoundUnix, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
-    let BoundUnix { listener, file } = bound;
+async fn serve_unix(name: &'static str, bound: BoundSocket, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
+    let BoundSocket { listener, file } = bound;
     let (mut stop, mut end) = (shutdown.clone(), shutdown);
-    let served = router.serve_with_incoming_shutdown(incoming(listener, name), async move { over(&mut stop).await });
+    let lines = Seldom::default();
+    let most = Most { connections: MAX_CONNECTIONS, per_user: MAX_CONNECTIONS_PER_USER };
+    let connections = incoming(listener, most, move |peer| refused(name, peer, &lines)).map(|accepted| accepted.map(AnyAuthority::new));
+    let served = router.serve_with_incoming_shutdown(connections, async move { over(&mut stop).await });
     let drained = async {
         over(&mut end).await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
@@ -187,6 +204,13 @@ async fn serve_unix(name: &'static str, bound: BoundUnix, router: Router, shutdo
     ended
 }
 
+fn refused(socket: &'static str, peer: Peer, lines: &Seldom) {
+    metrics::counter!("daypass_agent_connections_refused_total", "socket" => socket).increment(1);
+    if lines.may(Instant::now()) {
+        tracing::warn!(socket, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
+    }
+}
+
 async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     let BoundAws { listener, token, address: _, file } = bound;
     tokio::select! {
@@ -195,22 +219,4 @@ async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shu
     }
     drop(file);
     Ok(())
-}
-
-/// Says what the sockets' metrics mean, once a recorder is there.
-pub fn describe_metrics() {
-    metrics::describe_counter!("daypass_agent_sds_responses_total", "Responses of secret discovery");
-    metrics::describe_counter!("daypass_agent_sds_rejected_total", "Responses of secret discovery that a client rejected (NACK)");
-    metrics::describe_counter!(
-        "daypass_agent_connections_refused_total",
-        "Connections of users who have as many as one may have, by socket"
-    );
-}
-
-/// [`Sockets::bind`] and [`Sockets::serve`] in one.
-///
-/// # Errors
-/// As theirs.
-pub async fn serve(section: SocketsSection, desk: Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: watch::Receiver<bool>) -> Result<()> {
-    Sockets::bind(section)?.serve(desk, jwts, shutdown).await
 }

@@ -10,11 +10,12 @@ use futures::{FutureExt, future::select_all};
 use tokio::sync::watch;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::{config::Access, peer::Peer};
+use super::config::Access;
 use crate::{
     agent::desk::{Bundle, Desk, Following, Fresh},
     client::types::{Credential, X509Credential},
     model::{name::TrustDomain, spiffe::SpiffeId},
+    unix::peer::Peer,
 };
 
 /// What one socket serves, and to whom.

@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status};
 use super::{
     follow::{State, follow},
     jwt::JwtSvids,
-    peer::Peer,
     view::{Certificate, Shown, View},
 };
 use crate::{
@@ -28,6 +27,7 @@ use crate::{
         X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
         spiffe_workload_api_server::SpiffeWorkloadApi,
     },
+    unix::peer::Peer,
 };
 
 /// The largest message that is taken, in bytes: a token of 16 KiB is the most of it.

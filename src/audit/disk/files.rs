@@ -1,9 +1,9 @@
 //! What the log needs of a file system; tests put full, torn, hung and failing disks behind it.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -65,9 +65,4 @@ impl LogFile for File {
 /// Opens a file for writing, and makes it, for its owner only, where there is none.
 pub(super) fn owner_only(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-/// Makes a directory, for its owner only, and those above it, where there is none.
-pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

@@ -18,6 +18,7 @@ use crate::{
         segments::{self, HEAD, Head, LOCK, Line, Lines, Segment},
     },
     model::error::{Code, Error},
+    unix::files::make_private_dir,
 };
 
 /// An opened log.
@@ -43,7 +44,7 @@ pub(super) fn open(dir: PathBuf, segment_bytes: u64, files: Box<dyn Files>) -> R
         let what = format!("{what} {}", dir.display());
         move |error: io::Error| refused(format_args!("{what}: {error}"))
     };
-    files::make_dir(&dir).map_err(failed("cannot make"))?;
+    make_private_dir(&dir).map_err(failed("cannot make"))?;
     let lock = lock(&dir)?;
     let segments = segments::list(&dir).map_err(failed("cannot read"))?;
     let head = Head::read(&dir).map_err(failed("cannot read the head in"))?;

@@ -6,12 +6,10 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 use crate::model::{
     Timestamp, hex,
     identity::{CertificateIdentity, PeerCertificate, Subject},
-    name::TrustDomain,
+    name::{TrustDomain, host_fault},
     spiffe::SpiffeId,
 };
 
-/// The longest DNS name, in bytes (RFC 1035 section 2.3.4, without the root's dot).
-pub const MAX_DNS_NAME: usize = 253;
 /// The longest common name, in characters (RFC 5280 appendix A.1, `ub-common-name`).
 pub const MAX_COMMON_NAME: usize = 64;
 
@@ -82,17 +80,10 @@ fn dns(leaf: &X509Certificate<'_>) -> Result<String, String> {
         _ => None,
     }))
     .ok_or("it does not have exactly one DNS name in its subject alternative name")?;
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    if name.len() > MAX_DNS_NAME || numeric || !name.split('.').all(label) {
-        return Err("its DNS name is not a host's in lower case, without wildcard and final dot".to_owned());
+    match host_fault(name) {
+        Some(fault) => Err(format!("its DNS name is not a host's in lower case, without wildcard and final dot: {fault}")),
+        None => Ok(name.to_owned()),
     }
-    Ok(name.to_owned())
 }
 
 fn common_name(leaf: &X509Certificate<'_>) -> Result<String, String> {

@@ -13,7 +13,7 @@ mod store;
 mod verdict;
 
 pub use crate::model::spiffe::{BadSpiffeId, MAX_SPIFFE_ID, SpiffeId};
-pub use identity::{MAX_COMMON_NAME, MAX_DNS_NAME};
+pub use identity::MAX_COMMON_NAME;
 pub use server::{ClientVerifier, server_config};
 pub use store::{ExpiredCrl, MAX_CERTIFICATE, MAX_CHAIN, TrustDomainConfig, TrustStore};
 pub use verdict::{Heard, Verdict, with_verdict};

@@ -12,17 +12,15 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
-use super::{
-    entry::Entry,
-    files::{make_private, replace, user_dir},
-};
+use super::entry::Entry;
 use crate::{
     client::{
         error::{Error, Kind, Result},
-        settings::{Env, plain},
+        settings::{Env, plain, variable},
     },
     clock,
     model::hex,
+    unix::files,
 };
 
 /// The largest file that is read, in bytes.
@@ -52,7 +50,7 @@ impl CacheDir {
     /// Usage, when it is another user's, or others can enter it.
     pub fn open(env: Env<'_>) -> Result<Self> {
         let path = user_dir(NAME, "XDG_CACHE_HOME", ".cache", env)?;
-        make_private(&path).map_err(|error| fault(&path, &error))?;
+        files::make_private_dir(&path).map_err(|error| fault(&path, &error))?;
         let found = fs::metadata(&path).map_err(|error| fault(&path, &error))?;
         let owner = own_uid(&path).map_err(|error| fault(&path, &error))?;
         let refuse = |why: String| Err(Error::usage(format!("the cache {} {why}; name another one with {NAME}", path.display())));
@@ -100,7 +98,7 @@ impl CacheDir {
         if fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
             return Err(fault(&target, &io::ErrorKind::IsADirectory.into()));
         }
-        replace(&target, 0o600, &text).map_err(|error| fault(&target, &error))?;
+        files::replace(&target, 0o600, &text).map_err(|error| fault(&target, &error))?;
         self.sweep(now);
         Ok(())
     }
@@ -154,6 +152,20 @@ impl CacheDir {
     fn lock_file(&self, key: &str) -> PathBuf {
         self.path.join(format!("{}.lock", key.get(..2).unwrap_or("xx")))
     }
+}
+
+/// A directory of the user for daypass: named by a variable, else `daypass` in the XDG base directory of its sort.
+///
+/// # Errors
+/// Usage, when there is no home either.
+pub fn user_dir(name: &str, xdg: &str, in_home: &str, env: Env<'_>) -> Result<PathBuf> {
+    if let Some(path) = variable(name, env) {
+        return Ok(path.into());
+    }
+    // The XDG Base Directory Specification has relative paths ignored.
+    let base = variable(xdg, env).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| variable("HOME", env).map(|home| Path::new(&home).join(in_home)));
+    base.map(|base| base.join("daypass")).ok_or_else(|| Error::usage(format!("there is no home directory here: set {name}")))
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

@@ -3,14 +3,16 @@
 
 mod dir;
 mod entry;
-pub mod files;
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use self::dir::CacheDir;
-pub use self::entry::{Entry, Held, Wanted};
+pub use self::{
+    dir::user_dir,
+    entry::{Entry, Held, Wanted},
+};
 use super::{output, tell};
 use crate::{
     client::{

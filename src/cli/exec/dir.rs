@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::{self, DirBuilder, Metadata},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     },
     clock,
     model::hex,
+    unix::files,
 };
 
 /// How many times another name is tried when one is taken.
@@ -83,9 +84,7 @@ impl PrivateDir {
         let swapped = make_folder(&path).and_then(|()| {
             let fill = files.iter().try_for_each(|file| write(&path.join(file.name), file.mode, &file.content));
             let temporary = self.path.join(format!(".{}.tmp", random()));
-            fill.and_then(|()| symlink(&folder, &temporary))
-                .and_then(|()| fs::rename(&temporary, &link))
-                .map_err(|error| fault(&link, &error))
+            fill.and_then(|()| files::replace_link(&link, Path::new(&folder), &temporary)).map_err(|error| fault(&link, &error))
         });
         match swapped {
             Ok(()) => self.remove_generations(name, &[Some(folder.into()), older]),
@@ -143,7 +142,7 @@ fn is_ours(found: &Metadata) -> bool {
 }
 
 fn make_folder(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| fault(path, &error))
+    files::make_private_dir(path).map_err(|error| fault(path, &error))
 }
 
 fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {

@@ -13,11 +13,8 @@ use crate::{
         error::{Error, Kind, Result},
         types::{IssueOrder, Issued, Lease, OrderInput, RenewOrder},
     },
-    clock::{self, Clock, SystemClock},
+    clock::{self, Backoff, Clock, SystemClock},
 };
-
-/// The wall clock is looked at this often, because a machine that sleeps does not count the time.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// The wait before a renewal is tried again, at first; it doubles.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -88,12 +85,12 @@ impl Held {
     pub async fn renewed(self, server: Server) -> Option<(Self, Material)> {
         let role = self.wish.role.clone();
         if !self.lease.renewable {
-            until(self.until).await;
+            clock::until(&SystemClock, self.until).await;
             warn(&role, "its credential has ended, and it cannot be renewed");
             return None;
         }
-        until(self.due()).await;
-        let mut pause = FIRST_PAUSE;
+        clock::until(&SystemClock, self.due()).await;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut told = false;
         loop {
             let error = match self.renew(&server).await {
@@ -118,8 +115,7 @@ impl Held {
                 warn(&role, &format!("it could not be renewed yet; this is tried again until {}: {error}", self.until));
                 told = true;
             }
-            sleep(jittered(pause).min(left)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.pause().min(left)).await;
         }
     }
 
@@ -158,21 +154,6 @@ fn may_pass(error: &Error) -> bool {
 
 fn half(since: Timestamp, until: Timestamp) -> Timestamp {
     since + since.duration_until(until) / 2
-}
-
-async fn until(at: Timestamp) {
-    while let Ok(left) = Duration::try_from(SystemClock.now().duration_until(at)) {
-        if left.is_zero() {
-            return;
-        }
-        sleep(left.min(LOOK)).await;
-    }
-}
-
-/// Between half of it and the whole: the jobs of one pipeline must not come all at once.
-fn jittered(pause: Duration) -> Duration {
-    let [byte] = clock::random::<1>();
-    pause / 2 + pause.mul_f64(f64::from(byte) / 512.0)
 }
 
 fn warn(role: &str, text: &str) {
@@ -222,14 +203,6 @@ mod tests {
         };
         for (start, due) in [(None, 10), (Some(8), 8), (Some(12), 12), (Some(-30), 5), (Some(90), 20)] {
             assert_eq!(held(start).due(), at(due), "{start:?}");
-        }
-    }
-
-    #[test]
-    fn a_pause_is_between_half_and_all_of_it() {
-        for _ in 0..100 {
-            let pause = jittered(FIRST_PAUSE);
-            assert!(pause >= FIRST_PAUSE / 2 && pause < FIRST_PAUSE, "{pause:?}");
         }
     }
 

@@ -8,11 +8,11 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::cli::cache::files::{make_private, replace};
 use crate::client::{
     error::{Error, Kind, Result},
     settings::{Env, plain, read_bounded, variable},
 };
+use crate::unix::files;
 
 /// The name that follows `docker-credential-`.
 const HELPER: &str = "daypass";
@@ -97,8 +97,8 @@ impl DockerConfig {
         let mut text = Vec::new();
         let mut to = serde_json::Serializer::with_formatter(&mut text, serde_json::ser::PrettyFormatter::with_indent(b"\t"));
         serde::Serialize::serialize(&self.content, &mut to).map_err(|error| fault(error.to_string()))?;
-        make_private(self.path.parent().unwrap_or(Path::new("."))).map_err(|error| fault(plain(&error)))?;
-        replace(&self.path, self.mode, &text).map_err(|error| fault(plain(&error)))
+        files::make_private_dir(files::folder(&self.path)).map_err(|error| fault(plain(&error)))?;
+        files::replace(&self.path, self.mode, &text).map_err(|error| fault(plain(&error)))
     }
 
     fn helper(&self, host: &str) -> Option<&str> {

@@ -1,22 +1,17 @@
 //! What `registry login` remembers: which role is for which registry, and where the server is. No secret.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, ffi::OsString, fs, io, path::PathBuf};
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::cache::{
-    Order, Wanted,
-    files::{make_private, replace, user_dir},
-};
-use crate::client::{
-    error::{Error, Kind, Result},
-    settings::{Env, Flags, plain, read_bounded, variable},
+use crate::{
+    cli::cache::{Order, Wanted, user_dir},
+    client::{
+        error::{Error, Kind, Result},
+        settings::{Env, Flags, plain, read_bounded, variable},
+    },
+    unix::files,
 };
 
 const FILE: &str = "registries.json";
@@ -173,13 +168,15 @@ impl Registries {
         let fault = |why: String| Error::new(Kind::Other, "FILE", format!("{} cannot be written: {why}", self.path.display()));
         let mut text = serde_json::to_vec_pretty(&Content { registries: &self.known }).map_err(|error| fault(error.to_string()))?;
         text.push(b'\n');
-        make_private(self.path.parent().unwrap_or(Path::new("."))).map_err(|error| fault(plain(&error)))?;
-        replace(&self.path, 0o600, &text).map_err(|error| fault(plain(&error)))
+        files::make_private_dir(files::folder(&self.path)).map_err(|error| fault(plain(&error)))?;
+        files::replace(&self.path, 0o600, &text).map_err(|error| fault(plain(&error)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::model::secret::Secret;
+use crate::model::{jws, secret::Secret};
 
 /// The sizes of RSA keys that are taken, in bytes of the modulus: 2048 to 4096 bits.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
@@ -122,23 +122,14 @@ impl SigningKey {
 
     /// A JWT over a payload (RFC 7515 section 7.1).
     pub fn sign(&self, payload: &str) -> Result<Secret, String> {
-        let mut token = Zeroizing::new(format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(payload)));
-        let failed = |_| format!("the key {} does not sign", self.kid);
-        let signature = match &self.pair {
-            Pair::Es256(pair) => {
-                let signature = pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(failed)?;
-                URL_SAFE_NO_PAD.encode(signature.as_ref())
-            }
+        let signed = jws::compact(&self.header, payload, |input| match &self.pair {
+            Pair::Es256(pair) => pair.sign(&SystemRandom::new(), input).map(|signature| signature.as_ref().to_vec()),
             Pair::Rs256(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), token.as_bytes(), &mut signature).map_err(failed)?;
-                URL_SAFE_NO_PAD.encode(&signature)
+                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), input, &mut signature).map(|()| signature)
             }
-        };
-        token.reserve_exact(1 + signature.len());
-        token.push('.');
-        token.push_str(&signature);
-        Ok(Secret::new(std::mem::take(&mut *token)))
+        });
+        signed.map_err(|_| format!("the key {} does not sign", self.kid))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     model::{
         SignedDuration, Timestamp,
         error::{Code, Error, Result},
+        jws,
         lease::REGISTRY_LEEWAY,
         secret::Secret,
     },
@@ -95,7 +96,13 @@ impl SigningKey {
         let x5c: Vec<String> = chain.iter().map(|der| STANDARD.encode(der)).collect();
         // No `kid`: the forms that 2.8 and 3.x of distribution take have nothing in common.
         let header = json!({ "typ": "JWT", "alg": "ES256", "x5c": x5c });
-        Ok(Self { pair, header: base64url(&header), made_at: now, retires_at: retires_at.min(not_after), not_after })
+        Ok(Self {
+            pair,
+            header: URL_SAFE_NO_PAD.encode(header.to_string()),
+            made_at: now,
+            retires_at: retires_at.min(not_after),
+            not_after,
+        })
     }
 
     fn signs_at(&self, now: Timestamp) -> bool {
@@ -109,16 +116,8 @@ impl SigningKey {
 
     /// Signs claims: a JWT in compact form (RFC 7515 section 7.1, RFC 7518 section 3.4).
     pub(super) fn sign(&self, claims: &Value) -> Result<Secret> {
-        let mut token = format!("{}.{}", self.header, base64url(claims));
-        let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(Error::internal)?;
-        token.push('.');
-        token.push_str(&URL_SAFE_NO_PAD.encode(signature.as_ref()));
-        Ok(Secret::new(token))
+        jws::compact(&self.header, &claims.to_string(), |input| self.pair.sign(&SystemRandom::new(), input)).map_err(Error::internal)
     }
-}
-
-fn base64url(json: &Value) -> String {
-    URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
 fn unavailable() -> Error {

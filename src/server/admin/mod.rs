@@ -4,20 +4,20 @@
 pub mod command;
 mod convert;
 mod service;
-mod socket;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tonic::transport::Server;
 
-use self::{
-    service::AdminService,
-    socket::{SocketFile, connections},
-};
+use self::service::AdminService;
 use super::keys::KeyDesk;
 use crate::{
     model::error::{Error, Result},
     proto::admin::key_service_server::KeyServiceServer,
+    unix::{
+        peer::{Most, incoming},
+        place::BoundSocket,
+    },
 };
 
 /// Connections at once; more wait.
@@ -35,13 +35,17 @@ const CONNECTION_AGE: Duration = Duration::from_secs(120);
 /// Calls in flight on one connection.
 const MAX_CALLS: u32 = 4;
 
+/// Who may open the socket by the file's mode; the peer's user is asked for all the same.
+const MODE: u32 = 0o600;
+
 /// The admin socket, open and not served yet. Its file goes with it.
-pub(super) struct AdminSocket(SocketFile);
+pub(super) struct AdminSocket(BoundSocket);
 
 impl AdminSocket {
     /// Opens the socket, for its owner alone. One that a server which is gone left behind is replaced.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        SocketFile::open(path).map(Self).map_err(|why| Error::internal(format_args!("server.admin: {why}")))
+        let bound = BoundSocket::bind(path, MODE, None).map(Self);
+        bound.map_err(|error| Error::internal(format_args!("server.admin: {}: {error}", path.display())))
     }
 
     /// Serves until `shutdown` resolves.
@@ -52,7 +56,11 @@ impl AdminSocket {
             .max_concurrent_streams(MAX_CALLS)
             .max_connection_age(CONNECTION_AGE)
             .max_connection_age_grace(CALL_TIMEOUT);
-        let served = server.add_service(keys).serve_with_incoming_shutdown(connections(&self.0, MAX_CONNECTIONS), shutdown).await;
+        let BoundSocket { listener, file } = self.0;
+        // Whoever may call has all of them.
+        let connections = incoming(listener, Most { connections: MAX_CONNECTIONS, per_user: MAX_CONNECTIONS }, |_| {});
+        let served = server.add_service(keys).serve_with_incoming_shutdown(connections, shutdown).await;
+        drop(file);
         served.map_err(Error::internal)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         grpc::{status, with_call_id},
         keys::{Act, Administrator, KeyDesk},
     },
+    unix::peer::Peer,
 };
 
 /// The longest name of a ring or a key in a request, in bytes.
@@ -79,11 +80,11 @@ impl KeyService for AdminService {
     }
 }
 
-/// Who calls, and what for. A peer that the kernel does not name is nobody: `u32::MAX` is no user (chown(2)).
+/// Who calls, and what for. Whom the kernel does not name is nobody: `u32::MAX` is no user (chown(2)).
 fn call<T>(request: Request<T>) -> (Administrator, T) {
     let call_id = uuid::Builder::from_random_bytes(clock::random()).into_uuid().simple().to_string();
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    (Administrator { uid: peer.map_or(u32::MAX, |peer| peer.uid()), call_id }, request.into_inner())
+    let uid = Peer::of(&request).map_or(u32::MAX, |peer| peer.uid);
+    (Administrator { uid, call_id }, request.into_inner())
 }
 
 fn answer<T>(by: &Administrator, answered: Result<T>) -> Result<Response<T>, Status> {

@@ -8,10 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use super::file::{At, Reader, read_bounded};
-use crate::{keys::FileKek, model::fault::Fault};
-
-/// The longest path of a Unix socket, in bytes (`sun_path` of unix(7), its last byte kept for a NUL).
-pub const MAX_SOCKET_PATH: usize = 107;
+use crate::{keys::FileKek, model::fault::Fault, unix::place::MAX_SOCKET_PATH};
 
 /// `[keys]`
 #[derive(Debug, Deserialize)]
@@ -48,7 +45,7 @@ impl Reader {
 
 fn socket_fault(path: &Path) -> Option<String> {
     if path.as_os_str().len() > MAX_SOCKET_PATH {
-        return Some(format!("{} is longer than {MAX_SOCKET_PATH} bytes, which no socket's path may be", path.display()));
+        return Some(format!("{} is longer than {MAX_SOCKET_PATH} bytes, the most that a socket's path may have", path.display()));
     }
     match path.parent() {
         Some(dir) if dir.is_dir() => None,

@@ -18,7 +18,7 @@ mod watched;
 pub use build::{Config, StoreConfig};
 pub use cas::{CA_ROTATE_EVERY, DEFAULT_PUBLISH_AHEAD, MAX_AUTHORITIES, MAX_OWN_NAMES, OWN_LIFE, OwnCertificateConfig, ServerIdentity};
 pub use file::load;
-pub use keys::{MAX_SOCKET_PATH, admin_socket};
+pub use keys::admin_socket;
 pub use limits::Limits;
 pub(super) use limits::std_duration;
 pub use sections::LogFormat;

@@ -7,7 +7,7 @@ use toml_edit::{Array, DocumentMut, Item, Table, value};
 use super::{DEFAULT_GRPC, DEFAULT_HTTP, DevOptions, at};
 use crate::{
     model::error::{Code, Error, Result},
-    server::config::MAX_SOCKET_PATH,
+    unix::place::MAX_SOCKET_PATH,
 };
 
 const TEMPLATE: &str = include_str!("daypass.toml");
@@ -52,7 +52,7 @@ pub(super) fn write_agent(dir: &Path, grpc: SocketAddr) -> Result<()> {
     let before = if path.exists() { Some(fs::read_to_string(&path).map_err(|error| at(&path, &error))?) } else { None };
     let mut document: DocumentMut = before.as_deref().unwrap_or(AGENT).parse().map_err(|error| refuse(&path, &error))?;
     document["server"]["address"] = value(grpc.to_string());
-    let too_long = dir.join("agent/workload.sock").as_os_str().len() > crate::agent::sockets::config::MAX_SOCKET_PATH;
+    let too_long = dir.join("agent/workload.sock").as_os_str().len() > MAX_SOCKET_PATH;
     if too_long && before.is_none() {
         // The files are as good without them.
         document.remove("sockets");

@@ -9,7 +9,6 @@ mod world;
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     clock::{Clock, SystemClock},
     keys::FileKek,
     model::error::{Error, Result},
+    unix::files,
 };
 
 /// Where gRPC listens unless told otherwise.
@@ -87,7 +87,7 @@ fn prepare(options: &DevOptions) -> Result<PathBuf> {
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| at(dir, &error))
+    files::make_private_dir(dir).map_err(|error| at(dir, &error))
 }
 
 /// Writes a file that is not there yet; leaves one that is.
@@ -98,12 +98,9 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     write(path, content, mode)
 }
 
-/// Writes a file whole: beside its place, then renamed into it.
+/// Writes a file, in place of the one before.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    use std::io::Write;
-    let beside = path.with_extension("new");
-    let open = || fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside);
-    open().and_then(|mut file| file.write_all(content)).and_then(|()| fs::rename(&beside, path)).map_err(|error| at(path, &error))
+    files::replace(path, mode, content).map_err(|error| at(path, &error))
 }
 
 fn at(path: &Path, error: &std::io::Error) -> Error {

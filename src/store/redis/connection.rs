@@ -20,12 +20,13 @@ use tokio::{
 
 use super::{RedisOptions, scripts::Text};
 use crate::{
+    clock::Backoff,
     model::error::{Code, Error},
     store::unavailable,
 };
 
 /// The first wait before a command is tried again; it doubles up to [`LONGEST_WAIT`].
-const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// After a failed attempt to connect, nobody tries for this long: a stopped Redis is not hammered by every waiting call.
@@ -133,7 +134,7 @@ impl Connector {
     /// Tries until it is done, cannot be done, or the time is up. What is tried must be safe to repeat.
     async fn retry<T: FromRedisValue>(&self, work: Work<'_>) -> Result<T, Error> {
         let end = Instant::now() + self.timeout;
-        let mut wait = SHORTEST_WAIT;
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut cause = String::from("no attempt ended");
         let mut used = None;
         let attempts = async {
@@ -151,8 +152,7 @@ impl Connector {
                     Remedy::Reconnect => self.forget(used.as_ref()),
                     Remedy::Wait => {}
                 }
-                sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
+                sleep(backoff.pause()).await;
             }
         };
         let answer = match timeout_at(end, attempts).await {

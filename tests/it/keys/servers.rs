@@ -184,7 +184,7 @@ fn a_configuration_with_signers_names_what_seals_them() {
     let admin = "admin = \"admin.sock\"";
     for (to, says) in [
         ("admin = \"none/admin.sock\"".to_owned(), "server.admin: there is no directory in which"),
-        (format!("admin = \"{}.sock\"", "a".repeat(120)), "is longer than 107 bytes"),
+        (format!("admin = \"{}.sock\"", "a".repeat(120)), "is longer than 96 bytes"),
     ] {
         assert!(config.contains(admin));
         let (ok, said) = check(&config.replace(admin, &to));

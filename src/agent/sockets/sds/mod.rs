@@ -29,7 +29,6 @@ use self::{
 };
 use super::{
     follow::{over, stopping},
-    peer::Peer,
     seldom::Seldom,
     view::{Shown, View},
 };
@@ -39,6 +38,7 @@ use crate::{
         discovery::v3::{DiscoveryRequest, DiscoveryResponse},
         secret::v3::secret_discovery_service_server::SecretDiscoveryService,
     },
+    unix::peer::Peer,
 };
 
 /// The largest request that is taken, in bytes. Envoy lists all its extensions in each first one.

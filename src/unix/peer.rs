@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{Stream, stream};
@@ -16,14 +16,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tonic::{Request, Status, transport::server::Connected};
-
-use super::{authority::AnyAuthority, config::Access, seldom::Seldom};
-
-/// How many connections a socket has at a time. Further ones wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 1024;
-
-/// How many of them one user has. Further ones are closed.
-pub const MAX_CONNECTIONS_PER_USER: usize = 256;
 
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -41,38 +33,39 @@ pub struct Peer {
 
 impl Peer {
     /// Whose call this is.
-    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, when it did not come over a connection of [`incoming`].
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let peer = request.extensions().get::<Self>().copied();
         peer.ok_or_else(|| Status::permission_denied("the kernel does not say who you are"))
     }
 }
 
-impl Access {
-    /// Whether it names nobody: it is for everybody.
-    pub fn is_open(&self) -> bool {
-        self.uids.is_empty() && self.gids.is_empty()
-    }
-
-    /// Whether it lets a process have what it guards.
-    pub fn allows(&self, peer: &Peer) -> bool {
-        self.is_open() || self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid)
-    }
-}
-
 /// A connection of a known process.
-pub(super) struct Connection {
-    stream: AnyAuthority<UnixStream>,
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
     peer: Peer,
     _place: Place,
 }
 
-/// The connections that a socket gets, until it is dropped. An error never ends it.
-pub(super) fn incoming(listener: UnixListener, name: &'static str) -> impl Stream<Item = io::Result<Connection>> {
-    incoming_within(listener, name, Arc::new(Places::new()))
+/// How many connections a socket has at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// In all. Further ones wait to be accepted.
+    pub connections: usize,
+    /// Of one user. Further ones are closed.
+    pub per_user: usize,
 }
 
-fn incoming_within(listener: UnixListener, name: &'static str, places: Arc<Places>) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listener, places), move |(listener, places)| async move {
+/// The connections that a socket gets, until it is dropped. An error never ends it. `refused` hears of whom it closes.
+pub fn incoming(listener: UnixListener, most: Most, refused: impl Fn(Peer)) -> impl Stream<Item = io::Result<Connection>> {
+    incoming_within(listener, Arc::new(Places::new(most)), refused)
+}
+
+fn incoming_within(listener: UnixListener, places: Arc<Places>, refused: impl Fn(Peer)) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, places, refused), async |(listener, places, refused)| {
         loop {
             // Nobody closes the semaphore.
             let permit = places.all.clone().acquire_owned().await.ok()?;
@@ -81,15 +74,12 @@ fn incoming_within(listener: UnixListener, name: &'static str, places: Arc<Place
                 Ok((found, stream)) => {
                     let peer = Peer { uid: found.uid(), gid: found.gid(), pid: found.pid() };
                     if let Some(place) = places.enter(peer.uid, permit) {
-                        return Some((Ok(Connection { stream: AnyAuthority::new(stream), peer, _place: place }), (listener, places)));
+                        return Some((Ok(Connection { stream, peer, _place: place }), (listener, places, refused)));
                     }
-                    metrics::counter!("daypass_agent_connections_refused_total", "socket" => name).increment(1);
-                    if places.refusals.may(Instant::now()) {
-                        tracing::warn!(socket = name, uid = peer.uid, pid = peer.pid, "a user has as many connections as one may have");
-                    }
+                    refused(peer);
                 }
                 Err(error) => {
-                    tracing::warn!(socket = name, %error, "a connection could not be accepted");
+                    tracing::warn!(%error, socket = ?listener.local_addr().ok(), "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -98,14 +88,15 @@ fn incoming_within(listener: UnixListener, name: &'static str, places: Arc<Place
 }
 
 /// Counts connections. Holds no more entries than there are connections.
+#[derive(Debug)]
 struct Places {
     all: Arc<Semaphore>,
     by_user: Mutex<HashMap<u32, usize>>,
-    /// The log's lines of those who have no place.
-    refusals: Seldom,
+    per_user: usize,
 }
 
 /// One of them.
+#[derive(Debug)]
 struct Place {
     places: Arc<Places>,
     uid: u32,
@@ -113,14 +104,14 @@ struct Place {
 }
 
 impl Places {
-    fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(MAX_CONNECTIONS)), by_user: Mutex::default(), refusals: Seldom::default() }
+    fn new(most: Most) -> Self {
+        Self { all: Arc::new(Semaphore::new(most.connections)), by_user: Mutex::default(), per_user: most.per_user }
     }
 
     fn enter(self: &Arc<Self>, uid: u32, permit: OwnedSemaphorePermit) -> Option<Place> {
         let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_user.entry(uid).or_default();
-        if *count >= MAX_CONNECTIONS_PER_USER {
+        if *count >= self.per_user {
             return None;
         }
         *count += 1;
@@ -185,24 +176,13 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_is_named_is_let_in_and_nobody_named_means_everybody() {
-        let peer = |uid, gid| Peer { uid, gid, pid: None };
-        let access = |uids: &[u32], gids: &[u32]| Access { uids: uids.to_vec(), gids: gids.to_vec() };
-        assert!(access(&[], &[]).allows(&peer(7, 7)));
-        let both = access(&[1], &[2]);
-        assert!(both.allows(&peer(1, 9)) && both.allows(&peer(9, 2)));
-        assert!(!both.allows(&peer(2, 1)) && !both.allows(&peer(0, 0)), "nor root, when it is not named");
-        assert!(!access(&[], &[2]).allows(&peer(2, 0)), "a list of groups alone shuts out every other user");
-    }
-
     #[tokio::test]
     async fn the_kernel_says_who_it_is_and_one_user_cannot_take_all_places() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let mut connections = pin!(incoming(UnixListener::bind(&path).unwrap(), "test"));
+        let mut connections = pin!(incoming(UnixListener::bind(&path).unwrap(), Most { connections: 8, per_user: 3 }, |_| {}));
         let mut held = Vec::new();
-        for _ in 0..MAX_CONNECTIONS_PER_USER {
+        for _ in 0..3 {
             let client = UnixStream::connect(&path).await.unwrap();
             held.push((client, connections.next().await.unwrap().unwrap()));
         }
@@ -222,17 +202,17 @@ mod tests {
         let _client = UnixStream::connect(&path).await.unwrap();
         assert!(connections.next().await.unwrap().is_ok(), "a place that is given back is free");
     }
-
     #[tokio::test]
     async fn with_all_places_taken_others_wait() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let places = Arc::new(Places::new());
-        let mut connections = pin!(incoming_within(UnixListener::bind(&path).unwrap(), "test", places.clone()));
+        let most = Most { connections: 8, per_user: 3 };
+        let places = Arc::new(Places::new(most));
+        let mut connections = pin!(incoming_within(UnixListener::bind(&path).unwrap(), places.clone(), |_| {}));
         let mut others = Vec::new();
-        for uid in 0..MAX_CONNECTIONS - 1 {
+        for nth in 0..most.connections - 1 {
             let permit = places.all.clone().try_acquire_owned().unwrap();
-            others.push(places.enter(u32::try_from(uid / MAX_CONNECTIONS_PER_USER).unwrap() + 1_000_000, permit).unwrap());
+            others.push(places.enter(u32::try_from(nth / most.per_user).unwrap() + 1_000_000, permit).unwrap());
         }
         let (_first, _second) = (UnixStream::connect(&path).await.unwrap(), UnixStream::connect(&path).await.unwrap());
         let last = connections.next().await.unwrap().unwrap();
@@ -241,7 +221,7 @@ mod tests {
         let next = connections.next().await.unwrap();
         assert!(next.is_ok() && connections.next().now_or_never().is_none());
         drop((last, next, others));
-        assert_eq!(places.all.available_permits(), MAX_CONNECTIONS - 1, "but the one that waits for the next");
+        assert_eq!(places.all.available_permits(), most.connections - 1, "but the one that waits for the next");
         assert!(places.by_user.lock().unwrap().is_empty(), "who has none is not remembered");
     }
 }

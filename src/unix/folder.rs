@@ -1,4 +1,4 @@
-//! Whether somebody else could put something in the place of what the agent writes, or lead it elsewhere.
+//! Whether somebody else could put something in the place of what this process writes, or lead it elsewhere.
 
 use std::{
     ffi::OsString,
@@ -6,11 +6,6 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
-};
-
-use crate::client::{
-    error::{Error, Result},
-    settings::plain,
 };
 
 /// The most symbolic links on one way (path_resolution(7)).
@@ -21,20 +16,19 @@ const ROOT: u32 = 0;
 /// In a folder with this bit who owns neither a file nor the folder cannot replace the file (inode(7)).
 const STICKY: u32 = 0o1000;
 
-/// Sees that a folder is root's or the agent's own, and that nobody else can replace what lies there. For an agent that runs as root the
+/// Sees that a folder is root's or this user's own, and that nobody else can replace what lies there. For a process that runs as root the
 /// same holds for each folder on the way to it: else whoever has one of them could put a link there, and have root write where it leads,
-/// and give that away. What is not there yet is the agent's to make.
+/// and give that away. What is not there yet is its own to make.
 ///
 /// # Errors
-/// Usage, with the folder that is at fault.
-pub fn check(folder: &Path) -> Result<()> {
-    let folder = std::path::absolute(folder).map_err(|error| Error::usage(format!("{}: {}", folder.display(), plain(&error))))?;
-    check_as(&folder, rustix::process::geteuid().as_raw()).map_err(Error::usage)
+/// In words, with the folder that is at fault.
+pub fn check(folder: &Path) -> Result<(), String> {
+    let folder = std::path::absolute(folder).map_err(|error| fault(folder, &error))?;
+    check_as(&folder, rustix::process::geteuid().as_raw())
 }
 
 /// As the user `own`.
 fn check_as(folder: &Path, own: u32) -> Result<(), String> {
-    let fault = |path: &Path, error: &io::Error| format!("{}: {}", path.display(), plain(error));
     if own != ROOT {
         return match fs::metadata(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -90,6 +84,10 @@ fn check_owner(path: &Path, found: &Metadata, own: u32) -> Result<(), String> {
     Err(format!("{} is user {}'s, who could replace what lies there; name another place", path.display(), found.uid()))
 }
 
+fn fault(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -140,13 +138,13 @@ mod tests {
         if is_root {
             chown(top.path().join("a/b"), Some(SOMEBODY), None).unwrap();
             let refused = check(&by_link).unwrap_err();
-            assert!(refused.message().contains("is user 4000001's"), "{refused:?}");
+            assert!(refused.contains("is user 4000001's"), "{refused:?}");
             chown(top.path().join("a/b"), Some(ROOT), None).unwrap();
             std::os::unix::fs::lchown(top.path().join("link"), Some(SOMEBODY), None).unwrap();
             assert!(check(&by_link).is_err(), "its owner may point it elsewhere");
             assert!(check(&deepest).is_ok());
             symlink("round", top.path().join("round")).unwrap();
-            assert!(check(&top.path().join("round")).unwrap_err().message().contains("too many links"));
+            assert!(check(&top.path().join("round")).unwrap_err().contains("too many links"));
         }
     }
 }

@@ -1,0 +1,6 @@
+//! What both wings do with files and with unix sockets: who may have them, and who is at the other end.
+
+pub mod files;
+pub mod folder;
+pub mod peer;
+pub mod place;

@@ -12,6 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::keeper::Kept;
 use crate::{
     client::{
         error::{Error, Kind, Result},

@@ -108,7 +108,7 @@ impl<M: KeyMaker> KeyRing<M> {
             // What took the free number may be anything: the next look sees it.
             Some(slot) if !vault.shelf.write(&slot).await? => return Ok(true),
             Some(slot) => {
-                tracing::warn!(key = newer.slot.name, moved_to = slot.name, "two keys had one number; the newer one has another now")
+                tracing::warn!(key = newer.slot.name, moved_to = slot.name, "two keys had one number; the newer one has another now");
             }
             None => tracing::error!(
                 key = newer.slot.name,

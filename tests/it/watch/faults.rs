@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use daypass::{
     audit::read,
-    model::{SignedDuration, event::Event, lease::LeaseId},
+    model::{
+        SignedDuration,
+        event::Event,
+        lease::{Lease, LeaseId},
+    },
     store::redis::{RedisOptions, RedisStore},
 };
 
@@ -142,7 +146,14 @@ async fn a_store_that_lost_a_rotation_makes_no_generation_twice() {
 async fn a_stream_waits_until_a_store_that_lost_its_rotation_has_it_back() {
     let redis = Redis::start();
     let world = World::on(Arc::new(RedisStore::new(RedisOptions::new(redis.url())).unwrap()));
-    let mut holder = Holder::open(&world.vend, operator(), new_lease("push", &fresh(), None)).await.unwrap();
+    // One that is due early: the first credential still lives when the third is due.
+    let mut holder = loop {
+        let holder = Holder::open(&world.vend, operator(), new_lease("push", &fresh(), None)).await.unwrap();
+        let Lease { issued_at, expires_at, .. } = holder.lease;
+        if holder.lease.rotation().unwrap().start.duration_since(issued_at) < expires_at.duration_since(issued_at) / 5 * 2 {
+            break holder;
+        }
+    };
     let before = world.stored(holder.lease.id).await.unwrap();
     until_due(&world.clock, &before);
     while world.vend.rotate_due().await.unwrap() > 0 {}

@@ -37,7 +37,10 @@ pub const PATH: &str = "/creds/";
 
 /// The kernel's tables of connections (proc_pid_net(5)): of sockets of IPv4, and of sockets of IPv6 that speak IPv4 too (RFC 4291 section
 /// 2.5.5.2), as Java's do; each with the form of an address there.
-const CONNECTIONS: [(&str, fn(SocketAddrV4) -> String); 2] = [("/proc/net/tcp", in_table), ("/proc/net/tcp6", mapped_in_table)];
+const CONNECTIONS: [(&str, Form); 2] = [("/proc/net/tcp", in_table), ("/proc/net/tcp6", mapped_in_table)];
+
+/// How a table writes an address.
+type Form = fn(SocketAddrV4) -> String;
 
 /// A connection of that table that is established, in its column `st`.
 const ESTABLISHED: &str = "01";

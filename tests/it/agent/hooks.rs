@@ -203,7 +203,8 @@ async fn a_pid_file_that_another_could_have_written_signals_nobody() {
     let mut process = Process::start(Command::new("/bin/sleep").arg("600"));
     let pid = process.child().id().to_string();
     let is_root = rustix::process::geteuid().is_root();
-    let makers: [(&str, &dyn Fn(&Path)); 3] = [
+    type Make<'a> = &'a dyn Fn(&Path);
+    let makers: [(&str, Make<'_>); 3] = [
         ("a link", &|path| {
             fs::write(path.with_extension("other"), &pid).unwrap();
             symlink(path.with_extension("other"), path).unwrap();

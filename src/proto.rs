@@ -1,4 +1,4 @@
-//! The contract, generated from `proto/` by `build.rs`. Stays inside `server::grpc` and `client`.
+//! The contract, generated from `proto/` by `build.rs`. Stays inside the rooms that speak it: `server`, `client`, and `agent` for what others wrote.
 
 #![allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
 

@@ -4,11 +4,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use tokio::{sync::Semaphore, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{
     Call, Issued, Origin, Vend, defect,
     record::{About, event_from, event_of},
+    watch::LONGEST_TURN,
 };
 use crate::{
     clock,
@@ -36,6 +38,9 @@ pub const MAX_LISTED_ENROLLMENTS: usize = 1_000;
 
 /// What every code begins with, so that scanners for secrets find one that went astray.
 pub const CODE_PREFIX: &str = "dpe_";
+
+/// Codes that are redeemed at one server at once. Whoever asks need not be known yet: what they ask of the store must not keep it from others.
+pub const REDEEMED_AT_ONCE: usize = 32;
 
 /// How many random bytes a code has.
 const CODE_BYTES: usize = 32;
@@ -68,12 +73,13 @@ pub struct CreatedEnrollment {
 pub struct Enrollments {
     vend: Arc<Vend>,
     entries: Arc<dyn EntryStore>,
+    turns: Semaphore,
 }
 
 impl Enrollments {
     /// The codes of a heart, over the same store.
     pub fn new(vend: Arc<Vend>, entries: Arc<dyn EntryStore>) -> Self {
-        Self { vend, entries }
+        Self { vend, entries, turns: Semaphore::new(REDEEMED_AT_ONCE) }
     }
 
     /// Makes a code, if policy lets the caller, and what it gives would be taken here.
@@ -175,9 +181,11 @@ impl Enrollments {
     ///
     /// # Errors
     /// `EnrollmentCode` with [`ENROLLMENT_REFUSED`], whatever is wrong with the code. That is not on record yet: guesses are bounded at the
-    /// edge, and those within its bound go on record by [`Enrollments::refused`]. Else what an issue can end with; then the code is as
-    /// good as it was.
+    /// edge, and those within its bound go on record by [`Enrollments::refused`]. `Unavailable` when others redeem theirs for longer than
+    /// [`LONGEST_TURN`]. Else what an issue can end with; then the code is as good as it was.
     pub async fn redeem(&self, origin: &Origin, code: &Secret, input: Input) -> Result<Issued> {
+        let busy = |_| Error::new(Code::Unavailable, "too many codes are being redeemed here; try again, or another server");
+        let _turn = timeout(LONGEST_TURN, self.turns.acquire()).await.map_err(busy)?.map_err(Error::internal)?;
         let now = self.vend.now();
 
         // 1. Find what it stands for.

@@ -27,7 +27,7 @@ pub use self::{
     revoked::{RECENT_KEPT, SeenRevoked},
     rotate::{LONGEST_PAUSE, ROTATE_BATCH},
     stream::{WATCH_PENDING, WatchStream, Watched},
-    turns::TAKEN_UP_AT_ONCE_PER_CALLER,
+    turns::{LONGEST_TURN, TAKEN_UP_AT_ONCE_PER_CALLER},
 };
 use super::{Call, Rules, Vend, record::About, renew::Shown};
 use crate::{

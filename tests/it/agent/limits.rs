@@ -11,7 +11,7 @@ use std::{
 use daypass::{
     agent::{
         health::{self, Board},
-        sockets::{DRAIN_TIMEOUT, MAX_FETCHES, container, peer::MAX_CONNECTIONS_PER_USER},
+        sockets::{DRAIN_TIMEOUT, MAX_CONNECTIONS_PER_USER, MAX_FETCHES, container},
     },
     clock::SystemClock,
     model::SignedDuration,

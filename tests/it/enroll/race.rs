@@ -38,7 +38,7 @@ async fn one_of_a_thousand(world: World) {
         match outcome {
             Ok(issued) => held.push((n, issued.lease.id, leaf(&issued))),
             Err(error) if error.code() == Code::EnrollmentCode => {}
-            // A store that is asked so much at once may say so; nothing was given then.
+            // Whoever has waited for too long, or a store that is slow, says so; nothing was given then.
             Err(error) if !error.code().is_refusal() => away += 1,
             Err(error) => panic!("{error}"),
         }

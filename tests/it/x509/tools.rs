@@ -15,8 +15,7 @@ fn find(tool: &str) -> PathBuf {
     places.map(|place| place.join(tool)).find(|file| file.is_file()).unwrap_or_else(|| {
         panic!(
             "this test needs {tool}, and it is neither in $DAYPASS_TEST_TOOLS/bin, target/test-tools/bin nor on PATH; \
-             openssl comes with the distribution, pkilint with `python3 -m venv target/test-tools && \
-             target/test-tools/bin/pip install pkilint`"
+             scripts/setup installs it"
         )
     })
 }

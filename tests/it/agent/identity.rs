@@ -54,8 +54,8 @@ fn public_key(world: &World, args: &[&str], file: &Path) -> String {
     openssl_ok(world.dir(), args.iter().copied().chain([file.as_str()])).text()
 }
 
-fn generation(agent: &Agent) -> u32 {
-    agent.metric("daypass_agent_identity_generation") as u32
+fn generation(agent: &Agent) -> f64 {
+    agent.metric("daypass_agent_identity_generation")
 }
 
 #[test]
@@ -72,10 +72,10 @@ fn an_identity_renews_itself_in_a_running_agent_and_through_a_restart() {
     let before = copy_of_identity(&world, "before");
     let mut agent = Agent::start(&world, health);
     agent.wait_told("READY=1");
-    assert_eq!(generation(&agent), 1);
+    assert_eq!(generation(&agent), 1.0);
 
     let patience = Duration::from_secs(LIFE as u64) + PATIENCE;
-    wait_until(patience, "the identity is renewed", || (generation(&agent) == 2).then_some(()));
+    wait_until(patience, "the identity is renewed", || (generation(&agent) == 2.0).then_some(()));
     assert_eq!(world.cli(&before, ["whoami"]).code, 0, "a handshake with the one before may be under way");
     let after = copy_of_identity(&world, "after");
     let public = |name: &str| public_key(&world, &["x509", "-noout", "-pubkey", "-in"], &world.file(name));
@@ -96,7 +96,7 @@ fn an_identity_renews_itself_in_a_running_agent_and_through_a_restart() {
     agent.end();
     let agent = Agent::start(&world, health);
     wait_until(PATIENCE, "it serves", || std::net::TcpStream::connect(("127.0.0.1", health)).ok());
-    assert!(generation(&agent) >= 2, "not an earlier one");
+    assert!(generation(&agent) >= 2.0, "not an earlier one");
     agent.wait_told("READY=1");
     wait_rotation(&world, certificate(&world).as_deref());
     assert_eq!(agent.get("/readyz").0, 200, "{}", log(&world));

@@ -41,7 +41,6 @@ pub use self::{
 use self::{
     aws::BoundAws,
     config::{Group, Mode},
-    follow::over,
     jwt::JwtSvids,
     sds::Sds,
     view::Shown,
@@ -50,6 +49,7 @@ use self::{
 use super::{
     accounts::gid,
     desk::{Desk, JwtSource},
+    hook::over,
 };
 use crate::{
     client::{

@@ -48,7 +48,7 @@ const PENDING: &str = "enroll.key";
 /// An identity.
 pub struct Identity {
     /// What is kept of its lease.
-    pub kept: Kept,
+    pub kept: KeptIdentity,
     chain_der: Vec<Vec<u8>>,
     roots_der: Vec<Vec<u8>>,
     key_pem: Zeroizing<String>,
@@ -56,7 +56,7 @@ pub struct Identity {
 
 /// What is kept of an identity's lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct KeptIdentity {
     /// The lease: a UUID.
     pub lease_id: String,
     /// Which certificate of the lease it is, from 1.
@@ -80,7 +80,7 @@ pub struct Kept {
     pub renew_before: Option<Timestamp>,
 }
 
-impl Kept {
+impl KeptIdentity {
     fn of(lease: &Lease, acknowledged: bool) -> Self {
         Self {
             lease_id: lease.id.clone(),
@@ -109,7 +109,7 @@ impl Identity {
         let leaf = chain_der.first().ok_or_else(|| Error::bad_answer("lacks a certificate"))?;
         csr.serial_of(leaf)?;
         // The first one supersedes none.
-        let kept = Kept::of(&lease, lease.generation == 1);
+        let kept = KeptIdentity::of(&lease, lease.generation == 1);
         Ok(Self { kept, chain_der, roots_der: root_der, key_pem: Zeroizing::new(key.pem().to_owned()) })
     }
 
@@ -284,7 +284,7 @@ pub async fn acknowledge(dir: &IdentityDir, client: &mut Client, identity: &Iden
     let kept = &identity.kept;
     client.acknowledge_identity(&kept.lease_id, kept.generation).await?;
     let acknowledged = Identity {
-        kept: Kept { acknowledged: true, ..kept.clone() },
+        kept: KeptIdentity { acknowledged: true, ..kept.clone() },
         chain_der: identity.chain_der.clone(),
         roots_der: identity.roots_der.clone(),
         key_pem: identity.key_pem.clone(),

@@ -62,7 +62,7 @@ pub trait Deliver: Send + Sync {
 
 /// A role to keep.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct RoleToKeep {
     /// What the agent's configuration calls it; also a file name.
     pub name: String,
     /// The role at the service.
@@ -94,7 +94,7 @@ pub struct KeeperStatus {
 
 /// Keeps one role.
 pub struct Keeper {
-    kept: Kept,
+    kept: RoleToKeep,
     state: StateDir,
     server: Arc<dyn Connect>,
     deliver: Arc<dyn Deliver>,
@@ -125,7 +125,7 @@ struct Session {
 impl Keeper {
     /// A keeper. It does nothing before it runs.
     pub fn new(
-        kept: Kept,
+        kept: RoleToKeep,
         state: StateDir,
         server: Arc<dyn Connect>,
         deliver: Arc<dyn Deliver>,

@@ -12,7 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::keeper::Kept;
+use super::keeper::RoleToKeep;
 use crate::{
     client::{
         error::{Error, Kind, Result},
@@ -115,7 +115,7 @@ impl StateDir {
     ///
     /// # Errors
     /// `FILE`, when it cannot be read or is damaged.
-    pub fn load(&self, wanted: &Kept) -> Result<KeptRole> {
+    pub fn load(&self, wanted: &RoleToKeep) -> Result<KeptRole> {
         let path = self.file(&wanted.name);
         if !path.exists() {
             return Ok(KeptRole::default());
@@ -144,7 +144,7 @@ impl StateDir {
     ///
     /// # Errors
     /// What the disk says; then what was kept before still is.
-    pub fn store(&self, wanted: &Kept, kept: &KeptRole) -> Result<()> {
+    pub fn store(&self, wanted: &RoleToKeep, kept: &KeptRole) -> Result<()> {
         let held = kept.held.as_ref();
         let form = Form {
             role: wanted.role.clone(),
@@ -202,8 +202,8 @@ mod tests {
 
     use super::*;
 
-    fn web() -> Kept {
-        Kept { name: "web".to_owned(), role: "web".to_owned(), ttl: None, audience: Some("https://a.example".to_owned()) }
+    fn web() -> RoleToKeep {
+        RoleToKeep { name: "web".to_owned(), role: "web".to_owned(), ttl: None, audience: None }
     }
 
     fn asked() -> Asked {
@@ -231,15 +231,15 @@ mod tests {
         state.store(&web(), &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
         state.store(&web(), &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
         assert_eq!(state.load(&web()).unwrap().asked.unwrap().request_id, "r1");
-        let other = |change: fn(&mut Kept)| {
-            let mut wanted = web();
-            change(&mut wanted);
-            state.load(&wanted).unwrap().asked.is_none()
-        };
-        assert!(other(|wanted| wanted.role = "other".to_owned()));
-        assert!(other(|wanted| wanted.audience = Some("https://b.example".to_owned())), "a token is for the audience it names");
-        assert!(other(|wanted| wanted.audience = None));
-        assert!(!other(|wanted| wanted.ttl = Some(jiff::SignedDuration::from_mins(5))), "a life is the next credential's");
+        let is_kept_for = |wanted: RoleToKeep| state.load(&wanted).unwrap().asked.is_some();
+        let audience = |text: &str| Some(text.to_owned());
+        assert!(!is_kept_for(RoleToKeep { role: "other".to_owned(), ..web() }));
+        assert!(!is_kept_for(RoleToKeep { audience: audience("https://a.example"), ..web() }));
+        assert!(is_kept_for(RoleToKeep { ttl: Some(jiff::SignedDuration::from_mins(5)), ..web() }), "a life is the next credential's");
+        let job = RoleToKeep { audience: audience("https://a.example"), ..web() };
+        state.store(&job, &KeptRole { asked: Some(asked()), ..KeptRole::default() }).unwrap();
+        assert!(is_kept_for(job));
+        assert!(!is_kept_for(RoleToKeep { audience: audience("https://b.example"), ..web() }), "a token is for the audience it names");
         let mode = |name: &str| fs::metadata(state.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("roles/web.json"), mode("roles"), mode(".")), (0o600, 0o700, 0o700));
     }

@@ -12,21 +12,22 @@
 //! | [`hook`] | what is told after a change |
 //! | [`desk`] | what the agent has in its hands, as it is and as it becomes |
 //! | [`sockets`] | the interfaces that workloads already speak |
-//! | [`bundle`] | follows the trust bundle |
-//! | [`jwts`] | JWTs on demand |
+//! | `bundle` | follows the trust bundle |
+//! | `standing` | for how long a connection of the agent's own may be used |
+//! | `jwts` | JWTs on demand |
 //! | [`identity`] | the agent's own client certificate |
-//! | [`health`] | health, readiness, metrics |
+//! | `health` | health, readiness, metrics |
 //! | [`notify`] | tells systemd |
 //! | [`accounts`] | users and groups of this machine |
 
 pub mod accounts;
-pub mod bundle;
+mod bundle;
 pub mod config;
 pub mod desk;
-pub mod health;
+mod health;
 pub mod hook;
 pub mod identity;
-pub mod jwts;
+mod jwts;
 pub mod keeper;
 pub mod kept;
 pub mod notify;
@@ -34,4 +35,4 @@ pub mod publish;
 pub mod run;
 pub mod server;
 pub mod sockets;
-pub mod standing;
+mod standing;

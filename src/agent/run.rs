@@ -26,7 +26,7 @@ use super::{
     hook::{Hook, KILL_AFTER, STOP_GRACE},
     identity::{self, SETTLE},
     jwts::Jwts,
-    keeper::{Connect, Deliver, Keeper, Kept},
+    keeper::{Connect, Deliver, Keeper, KeeperStatus, RoleToKeep},
     kept::StateDir,
     notify::Notifier,
     publish::Publisher,
@@ -130,7 +130,7 @@ impl Running {
         let (mut roles, mut statuses) = (BTreeMap::new(), Vec::new());
         for (role, outlet) in config.roles.iter().zip(outlets) {
             let (desk, following) = watch::channel(None);
-            let (status, standing) = watch::channel(super::keeper::KeeperStatus::default());
+            let (status, shown) = watch::channel(KeeperStatus::default());
             if let Some(hook) = outlet.hook.clone() {
                 let shutdown = parts.shutdown.clone();
                 parts.tasks.spawn(async move {
@@ -141,7 +141,7 @@ impl Running {
             let keeper = Keeper::new(kept(role), state.clone(), server.clone(), Arc::new(outlet), bundle.clone(), desk, status);
             parts.tasks.spawn(keeper.run(parts.shutdown.clone()));
             roles.insert(role.name.clone(), following);
-            statuses.push((role.name.clone(), standing));
+            statuses.push((role.name.clone(), shown));
         }
         let readers = statuses.iter().map(|(_, status)| status.clone()).collect();
         parts.follow_bundle(bundle_sender, readers);
@@ -209,7 +209,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn follow_bundle(&mut self, sender: watch::Sender<Option<Arc<Bundle>>>, readers: Vec<watch::Receiver<super::keeper::KeeperStatus>>) {
+    fn follow_bundle(&mut self, sender: watch::Sender<Option<Arc<Bundle>>>, readers: Vec<watch::Receiver<KeeperStatus>>) {
         let (server, shutdown): (Arc<dyn Connect>, _) = (self.server.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             bundle::follow(server, sender, readers, shutdown).await;
@@ -304,8 +304,8 @@ fn outlet(role: &RoleConfig, due: &Path) -> Result<Outlet> {
     Ok(Outlet::new(publisher, hook.map(Arc::new)))
 }
 
-fn kept(role: &RoleConfig) -> Kept {
-    Kept { name: role.name.clone(), role: role.role.clone(), ttl: role.ttl, audience: role.audience.clone() }
+fn kept(role: &RoleConfig) -> RoleToKeep {
+    RoleToKeep { name: role.name.clone(), role: role.role.clone(), ttl: role.ttl, audience: role.audience.clone() }
 }
 
 /// The next configuration; none when it is the same, or has faults.

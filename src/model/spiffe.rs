@@ -22,7 +22,7 @@ pub enum BadSpiffeId {
     #[error("it is longer than {MAX_SPIFFE_ID} bytes")]
     Length,
     /// Another scheme, or not lower-case.
-    #[error("it does not begin with spiffe://")]
+    #[error("it does not begin with spiffe://, in lower case")]
     Scheme,
     /// A trust domain with a port, a user, upper case, or nothing.
     #[error("its trust domain is not 1 to 255 characters of [a-z0-9._-]")]

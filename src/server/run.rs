@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
+use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::{
     addresses::Addresses,
@@ -95,21 +96,10 @@ pub async fn serve(config: Config, path: PathBuf, listening: impl FnOnce()) -> R
     let (drain, draining) = watch::channel(false);
     let (stop, shutdown) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let (reporter, health) = health_reporter();
     let health = health.max_decoding_message_size(grpc::MAX_PUBLIC_MESSAGE);
     let limits = config.limits;
-    let bundles = Bundles::new(&vend, limits.bundle_watches, limits.bundle_watches_per_address);
-    let wiring = Wiring {
-        readiness: Arc::new(Readiness::new(vend.clone(), parts.trust.clone(), edge.clone(), desk.clone(), reporter)),
-        presence: Presence::new(vend.clone(), entries.clone(), desk.clone(), bundles.clone(), server),
-        enrollments: Arc::new(Enrollments::new(vend.clone(), entries)),
-        limiters: Arc::new(Limiters::new(&limits)),
-        registry: Arc::new(Registry::default()),
-        bundles,
-        edge,
-        metrics,
-        parts: parts.clone(),
-    };
+    let wiring = Wiring::new(parts.clone(), entries, edge, metrics, reporter, &limits);
 
     let mut passes = background::start(&vend, &shutdown, &settled);
     wiring.spawn_passes(&mut passes, &shutdown, draining.clone());
@@ -178,6 +168,30 @@ struct Wiring {
 }
 
 impl Wiring {
+    fn new(
+        parts: Arc<Parts>,
+        entries: Arc<dyn EntryStore>,
+        edge: Arc<TlsEdge>,
+        metrics: PrometheusHandle,
+        reporter: HealthReporter,
+        limits: &Limits,
+    ) -> Self {
+        let Parts { vend, trust, keys: desk, .. } = &*parts;
+        let bundles = Bundles::new(vend, limits.bundle_watches, limits.bundle_watches_per_address);
+        let server = vend.watches().server();
+        Self {
+            readiness: Arc::new(Readiness::new(vend.clone(), trust.clone(), edge.clone(), desk.clone(), reporter)),
+            presence: Presence::new(vend.clone(), entries.clone(), desk.clone(), bundles.clone(), server),
+            enrollments: Arc::new(Enrollments::new(vend.clone(), entries)),
+            limiters: Arc::new(Limiters::new(limits)),
+            registry: Arc::new(Registry::default()),
+            bundles,
+            edge,
+            metrics,
+            parts,
+        }
+    }
+
     fn spawn_passes(&self, passes: &mut JoinSet<()>, shutdown: &Shutdown, draining: Shutdown) {
         let Parts { vend, trust, own, keys: desk, .. } = &*self.parts;
         passes.spawn(until(shutdown.clone(), trust::follow(trust.clone(), vend.clone())));

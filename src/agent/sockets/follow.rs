@@ -13,6 +13,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::view::View;
+use crate::agent::hook::over;
 
 /// A full state, as it is sent.
 pub(super) struct State<M> {
@@ -72,11 +73,6 @@ impl<S> Following<S> {
             }
         }
     }
-}
-
-/// Waits until the agent ends, or nobody is left to say so.
-pub(super) async fn over(shutdown: &mut watch::Receiver<bool>) {
-    let _ended = shutdown.wait_for(|over| *over).await;
 }
 
 /// What a stream ends with when the agent does.

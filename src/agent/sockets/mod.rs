@@ -50,7 +50,6 @@ pub use self::{
 use self::{
     aws::BoundAws,
     config::{Group, Mode},
-    follow::over,
     jwt::JwtSvids,
     sds::Sds,
     seldom::Seldom,
@@ -60,6 +59,7 @@ use self::{
 use super::{
     accounts::gid,
     desk::{Desk, JwtSource},
+    hook::over,
 };
 use crate::{
     client::{

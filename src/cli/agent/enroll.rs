@@ -11,7 +11,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::{
-    agent::identity::{IdentityDir, Kept, enroll},
+    agent::identity::{IdentityDir, KeptIdentity, enroll},
     cli::{
         args::TextFormat,
         connection::Connection,
@@ -58,7 +58,7 @@ pub struct Enroll {
 /// The JSON of an enrolment: a contract.
 #[derive(Serialize)]
 struct EnrolledJson<'a> {
-    identity: &'a Kept,
+    identity: &'a KeptIdentity,
     directory: String,
 }
 

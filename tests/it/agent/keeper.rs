@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use daypass::{
     agent::{
         desk::{Bundle, Fresh},
-        keeper::{Connect, Deliver, Keeper, KeeperStatus, Kept},
+        keeper::{Connect, Deliver, Keeper, KeeperStatus, RoleToKeep},
         kept::StateDir,
     },
     client::{
@@ -134,7 +134,7 @@ impl Running {
             broken: broken.into(),
             told_too_early: Mutex::default(),
         });
-        let kept = Kept { name: "web".to_owned(), role: "web".to_owned(), ttl: life.map(SignedDuration::from_secs), audience: None };
+        let kept = RoleToKeep { name: "web".to_owned(), role: "web".to_owned(), ttl: life.map(SignedDuration::from_secs), audience: None };
         let (desk_sender, desk) = watch::channel(None);
         let (status_sender, status) = watch::channel(KeeperStatus::default());
         let (_, bundle) = watch::channel(None);

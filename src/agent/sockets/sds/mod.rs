@@ -28,11 +28,12 @@ use self::{
     subscription::{Heard, Subscription},
 };
 use super::{
-    follow::{over, stopping},
+    follow::stopping,
     seldom::Seldom,
     view::{Shown, View},
 };
 use crate::{
+    agent::hook::over,
     client::text::one_line,
     proto::envoy::service::{
         discovery::v3::{DiscoveryRequest, DiscoveryResponse},

@@ -28,7 +28,7 @@ use self::{
     subscription::{Heard, Subscription},
 };
 use super::{
-    follow::stopping,
+    follow::{over, stopping},
     seldom::Seldom,
     view::{Shown, View},
 };

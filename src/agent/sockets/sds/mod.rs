@@ -28,7 +28,7 @@ use self::{
     subscription::{Heard, Subscription},
 };
 use super::{
-    follow::{over, stopping},
+    follow::stopping,
     seldom::Seldom,
     view::{Shown, View},
 };

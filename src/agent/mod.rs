@@ -24,7 +24,7 @@ pub mod accounts;
 mod bundle;
 pub mod config;
 pub mod desk;
-mod health;
+pub mod health;
 pub mod hook;
 pub mod identity;
 mod jwts;

@@ -112,14 +112,11 @@ impl KeyDesk {
         self.hurry.notify_one();
     }
 
-    /// The rings that cannot sign now.
+    /// The rings that cannot sign now, and another server's may. One whose keys the store lost and whose next one waits is none: it is so
+    /// at every server, and all that needs no key of it goes on.
     pub fn silent(&self, now: Timestamp) -> Vec<String> {
-        self.rings().iter().filter(|ring| ring.can_sign(now).is_err()).map(|ring| ring.name().to_owned()).collect()
-    }
-
-    /// The rings whose keys were lost and whose next one waits, each with the time from which on that signs.
-    pub fn waiting(&self, now: Timestamp) -> Vec<(String, Timestamp)> {
-        self.rings().iter().filter_map(|ring| Some((ring.name().to_owned(), ring.waits_until(now)?))).collect()
+        let silent = |ring: &&Arc<dyn Ring>| ring.can_sign(now).is_err() && ring.waits_until(now).is_none();
+        self.rings().iter().filter(silent).map(|ring| ring.name().to_owned()).collect()
     }
 
     fn vault_of(&self, wrapper: Arc<FileKek>) -> Vault {

@@ -11,7 +11,7 @@ use std::{
 use daypass::{
     agent::{
         health::{self, Board},
-        sockets::{DRAIN_TIMEOUT, MAX_CONNECTIONS_PER_USER, MAX_FETCHES, container},
+        sockets::{DRAIN_TIMEOUT, MAX_CONNECTIONS_PER_USER, MAX_FETCHES_PER_USER, container},
     },
     clock::SystemClock,
     model::SignedDuration,
@@ -83,7 +83,7 @@ fn a_user_with_too_many_connections_is_closed_and_free_again_when_some_end() {
 }
 
 #[test]
-fn so_many_tokens_are_asked_for_at_once_and_one_more_waits() {
+fn so_many_tokens_are_asked_for_at_once_for_one_user_and_one_more_waits() {
     let world = world();
     world.jwts.hang();
     let channel = world.channel("workload.sock");
@@ -93,18 +93,18 @@ fn so_many_tokens_are_asked_for_at_once_and_one_more_waits() {
             let request = JwtsvidRequest { audience: vec!["db".to_owned()], spiffe_id: String::new() };
             tokio::spawn(async move { client.fetch_jwtsvid(with_header(request)).await.map(|answer| answer.into_inner().svids.len()) })
         };
-        let asking: Vec<_> = (0..=MAX_FETCHES).map(|_| ask()).collect();
-        while world.jwts.asked() < MAX_FETCHES {
+        let asking: Vec<_> = (0..=MAX_FETCHES_PER_USER).map(|_| ask()).collect();
+        while world.jwts.asked() < MAX_FETCHES_PER_USER {
             tokio::task::yield_now().await;
         }
         assert!(is_served(channel.clone()).await, "others go on");
         tokio::time::sleep(QUIET).await;
-        assert_eq!(world.jwts.asked(), MAX_FETCHES, "the service is asked for no more at a time");
+        assert_eq!(world.jwts.asked(), MAX_FETCHES_PER_USER, "the service is asked for no more at a time for one user");
         world.jwts.go_on();
         for asked in asking {
             assert_eq!(asked.await.unwrap().unwrap(), 1, "who waited has it too");
         }
-        assert_eq!(world.jwts.asked(), MAX_FETCHES + 1);
+        assert_eq!(world.jwts.asked(), MAX_FETCHES_PER_USER + 1);
     });
 }
 

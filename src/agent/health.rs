@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{hook::over, identity::Identity, keeper::KeeperStatus};
+use super::{identity::Identity, keeper::KeeperStatus, over};
 use crate::{
     client::{
         error::{Error, Kind, Result},

@@ -26,7 +26,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::config::OnChange;
+use super::{config::OnChange, over};
 use crate::{
     client::{
         error::{Error, Kind, Result},
@@ -356,12 +356,6 @@ fn send(signal: Signal, pid_file: &Path) -> Result<(), String> {
     file.take(MAX_PID_FILE).read_to_string(&mut text).map_err(|error| at(&plain(&error)))?;
     let pid = text.trim().parse().ok().filter(|pid| *pid > 1).and_then(Pid::from_raw).ok_or_else(|| at("it holds no process id"))?;
     kill_process(pid, signal).map_err(|error| at(&format!("process {pid:?}: {}", io::Error::from(error))))
-}
-
-/// Ends when the agent does.
-pub(super) async fn over(shutdown: &mut watch::Receiver<bool>) {
-    // A sender that has gone says so too.
-    let _ = shutdown.wait_for(|over| *over).await;
 }
 
 fn fault(path: &Path, error: &io::Error) -> Error {

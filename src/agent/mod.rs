@@ -16,7 +16,7 @@
 //! | `standing` | for how long a connection of the agent's own may be used |
 //! | `jwts` | JWTs on demand |
 //! | [`identity`] | the agent's own client certificate |
-//! | `health` | health, readiness, metrics |
+//! | [`health`] | health, readiness, metrics |
 //! | [`notify`] | tells systemd |
 //! | [`accounts`] | users and groups of this machine |
 
@@ -36,3 +36,11 @@ pub mod run;
 pub mod server;
 pub mod sockets;
 mod standing;
+
+use tokio::sync::watch;
+
+/// Ends when the agent does.
+async fn over(shutdown: &mut watch::Receiver<bool>) {
+    // A sender that has gone says so too.
+    let _ = shutdown.wait_for(|over| *over).await;
+}

@@ -234,7 +234,7 @@ impl Parts {
             };
             tokio::select! {
                 () = kept => {}
-                () = super::hook::over(&mut shutdown) => {}
+                () = super::over(&mut shutdown) => {}
             }
             Ok(())
         });

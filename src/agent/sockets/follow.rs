@@ -13,7 +13,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::view::View;
-use crate::agent::hook::over;
+use crate::agent::over;
 
 /// A full state, as it is sent.
 pub(super) struct State<M> {

@@ -59,7 +59,7 @@ use self::{
 use super::{
     accounts::gid,
     desk::{Desk, JwtSource},
-    hook::over,
+    over,
 };
 use crate::{
     client::{

@@ -33,7 +33,7 @@ use super::{
     view::{Shown, View},
 };
 use crate::{
-    agent::hook::over,
+    agent::over,
     client::text::one_line,
     proto::envoy::service::{
         discovery::v3::{DiscoveryRequest, DiscoveryResponse},

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, process::Command, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{

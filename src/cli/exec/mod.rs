@@ -120,6 +120,7 @@ impl Charge {
             Err(exit) => return Ok(exit),
         };
         drop(set);
+        // Who is killed before the watcher knows of the command leaves it running; its leases are revoked all the same.
         let (pid, group) = running.process();
         if let Err(error) = self.watcher.command(pid, group).await {
             output::note(&format!("warning: {error}"), false);

@@ -88,6 +88,7 @@ impl Reader {
                 }
             };
             let Some(ca_pem) = ca_pem else { continue };
+            self.trusted_by_file(*line, value, &ca_pem, cas);
             let config = TrustDomainConfig::new(value.name.clone(), ca_pem, crls, value.crl_required, value.identity);
             let config = TrustDomainConfig { ca_may_come, ..config };
             // Beside those that are sound: what it shares with one of them is its fault.
@@ -115,6 +116,23 @@ impl Reader {
                     }
                 }
                 Some(Ca::Fixed(_)) => {}
+            }
+        }
+    }
+
+    /// A CA of ours that is trusted by the file and not named: what is revoked here would be taken here, until a file of CRLs says otherwise.
+    fn trusted_by_file(&mut self, line: usize, section: &TrustDomainSection, ca_pem: &[u8], cas: &Cas) {
+        let anchors: Vec<_> = CertificateDer::pem_slice_iter(ca_pem).filter_map(Result::ok).collect();
+        let is_anchor = |der: &[u8]| anchors.iter().any(|anchor| anchor.as_ref() == der);
+        for (name, ca) in cas.iter() {
+            let Ca::Fixed(authority) = ca else { continue };
+            let trusted = is_anchor(authority.root_der()) || authority.chain_der().iter().any(|der| is_anchor(der));
+            if trusted && !section.crl_required && !section.own_cas.contains(name) {
+                let domain = &section.name;
+                self.fault(
+                    line,
+                    format!("trust domain {domain}: its ca vouches for the CA {name} too: name it in own_cas, so that its CRL holds here"),
+                );
             }
         }
     }

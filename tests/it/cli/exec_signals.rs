@@ -38,6 +38,13 @@ fn got(server: &Server) -> Vec<String> {
     fs::read_to_string(server.pki.path("got")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
+/// A signal is passed on only after the watcher was told of the command, which runs a moment before that. This one ends nobody who does
+/// not look for it.
+fn the_watcher_knows_the_command(server: &Server, exec: &Child) {
+    kill("WINCH", &exec.id().to_string());
+    wait_until(SOON, "WINCH", || got(server).contains(&"WINCH".to_owned()).then_some(()));
+}
+
 fn enough(server: &Server, child: Child) {
     fs::write(server.pki.path("enough"), "").unwrap();
     assert_eq!(finish(child).code, 9);
@@ -136,9 +143,10 @@ fn when_the_command_is_killed_its_leases_are_revoked() {
 fn when_exec_is_killed_its_leases_are_revoked_and_the_command_ends() {
     let server = Server::new();
     // The command's own child outlives a signal to the command alone: it is in its group.
-    let script = r#"sleep 300 & echo "$! $$" > "$OUT/ready"; wait"#;
+    let script = r#"trap 'echo WINCH > "$OUT/got"' WINCH; sleep 300 & echo "$! $$" > "$OUT/ready"; wait; wait"#;
     let mut child = server.exec("web deploy", script).stderr(Stdio::piped()).spawn().unwrap();
     let told = server.wait_for("ready");
+    the_watcher_knows_the_command(&server, &child);
     assert_eq!(server.private_dirs(), 1);
     kill("KILL", &child.id().to_string());
     child.wait().unwrap();
@@ -157,6 +165,7 @@ fn when_its_whole_group_is_killed_the_watcher_still_revokes() {
     let server = Server::new();
     let mut child = server.exec("web", COUNTER).process_group(0).spawn().unwrap();
     let sh = server.wait_for("ready");
+    the_watcher_knows_the_command(&server, &child);
     kill("KILL", &format!("-{}", child.id()));
     child.wait().unwrap();
     wait_until(SOON, "the lease is revoked", || (server.seen.revoked() == [lease_id("web")]).then_some(()));

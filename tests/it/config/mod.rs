@@ -139,6 +139,7 @@ fn references_spans_and_secrets_are_checked() {
         ("ends_at = \"2027-06-30T00:00:00Z\"", "# none", "must have ends_at"),
         ("kind = \"x509\"", "kind = \"ssh\"", "there is no kind \"ssh\""),
         ("own_cas = [\"issuing\"]", "own_cas = [\"isuing\"]", "there is no CA isuing; did you mean issuing?"),
+        ("own_cas = [\"issuing\"]", "own_cas = []", "vouches for the CA issuing too: name it in own_cas"),
         ("{tenant}/web", "{tennant}/web", "{tennant} is no placeholder"),
         ("{tenant}/web", "{claims.repositry_id}/web", "no issuer has the claim repositry_id; did you mean repository_id?"),
         ("preset = \"github\"", "preset = \"gihub\"", "there is no preset gihub; did you mean github?"),

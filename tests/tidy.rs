@@ -75,6 +75,26 @@ fn every_error_code_is_documented() {
     assert_eq!(rows, codes, "docs/errors.md (left) has one row for each code (right)");
 }
 
+/// A command that the store sends and the ACL of `deploy/` does not grant is found out in production, by half of the service.
+#[test]
+fn every_command_of_the_redis_store_is_granted() {
+    let granted = read("deploy/redis/users.acl.example");
+    let granted: Vec<&str> = granted.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect();
+    let (mut found, mut called) = (0, 0);
+    for path in tracked_files().iter().filter(|path| path.starts_with("src/store/redis/")) {
+        let text = read(path);
+        let after = |call: &str, quote: char| -> Vec<String> {
+            text.split(call).skip(1).filter_map(|rest| Some(rest.split_once(quote)?.0.to_lowercase())).collect()
+        };
+        for command in [after("redis.call('", '\''), after("redis::cmd(\"", '"')].concat() {
+            assert!(granted.contains(&command.as_str()), "{path} sends {command}, which deploy/redis/users.acl.example does not grant");
+            found += 1;
+        }
+        called += text.matches("redis.call(").count() + text.matches("redis::cmd(").count();
+    }
+    assert!(found > 40 && found == called, "{found} of {called}: a command is written in a way that this test does not read");
+}
+
 fn private_names(path: &str, text: &str) -> Vec<String> {
     let needles = private();
     let named = |line: &str| needles.iter().find(|needle| line.contains(needle.as_str())).cloned();

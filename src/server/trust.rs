@@ -13,7 +13,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 
 use super::{conn::Registry, tls::TlsEdge};
 use crate::{
-    authn::mtls::TrustDomainConfig,
+    authn::mtls::{RotatingCa, TrustDomainConfig},
     background::ticker,
     model::{
         Timestamp,
@@ -50,6 +50,8 @@ struct Sources {
     /// The configured CAs of ours of which once every authority had a CRL. From then on another one is trusted when its CRL is here, and
     /// not before: it signs nothing yet.
     complete: BTreeSet<CaName>,
+    /// The configured CAs of ours that rotate.
+    rotating: BTreeSet<CaName>,
 }
 
 /// An authority of ours.
@@ -58,6 +60,8 @@ struct Own {
     ca: CaName,
     /// Its root, where it is trusted because it is ours. A fixed one is trusted where a trust domain's own file has its root.
     root_pem: Option<String>,
+    /// Its own certificate, DER, where it is one of a CA that rotates.
+    certificate: Option<Vec<u8>>,
     crl: Option<Vec<u8>>,
 }
 
@@ -87,14 +91,19 @@ impl Trust {
     pub(super) fn meet(&self, authorities: Vec<PublicCa>) -> Result<()> {
         let mut sources = self.lock();
         let mut before = std::mem::take(&mut sources.own);
-        for PublicCa { name, ca, rotates, root_der, .. } in authorities {
+        for PublicCa { name, ca, rotates, chain_der, root_der, .. } in authorities {
+            // One without a chain is its own root.
+            let certificate = chain_der.first().or(root_der.first()).filter(|_| rotates).cloned();
+            if rotates {
+                sources.rotating.insert(ca.clone());
+            }
             let root_pem = rotates.then(|| {
                 let mut text = String::new();
                 root_der.iter().for_each(|der| pem::push(&mut text, "CERTIFICATE", der));
                 text
             });
             let crl = before.remove(&name).and_then(|known| known.crl);
-            sources.own.insert(name, Own { ca, root_pem, crl });
+            sources.own.insert(name, Own { ca, root_pem, certificate, crl });
         }
         self.put_in_force(&mut sources)
     }
@@ -146,9 +155,18 @@ impl Sources {
                 domain.ca_pem.extend(own.root_pem.iter().flat_map(|pem| [b"\n", pem.as_bytes()].concat()));
                 domain.crls.extend(own.crl.clone());
             }
+            // Before it was complete once it may have authorities that are not met yet.
+            let known = cas.iter().filter(|ca| self.rotating.contains(ca) && self.complete.contains(ca));
+            domain.rotating = known.map(|ca| self.in_force(ca)).collect();
             domain
         };
         domains.iter().map(with_own).collect()
+    }
+
+    /// A CA that rotates, with its authorities that are trusted.
+    fn in_force(&self, ca: &CaName) -> RotatingCa {
+        let trusted = self.own.values().filter(|own| own.ca == *ca && own.crl.is_some());
+        RotatingCa { name: ca.clone(), authorities: trusted.filter_map(|own| own.certificate.clone()).collect() }
     }
 }
 

@@ -15,5 +15,5 @@ mod verdict;
 pub use crate::model::spiffe::{BadSpiffeId, MAX_SPIFFE_ID, SpiffeId};
 pub use identity::MAX_COMMON_NAME;
 pub use server::{ClientVerifier, server_config};
-pub use store::{ExpiredCrl, MAX_CERTIFICATE, MAX_CHAIN, TrustDomainConfig, TrustStore};
+pub use store::{ExpiredCrl, MAX_CERTIFICATE, MAX_CHAIN, RotatingCa, TrustDomainConfig, TrustStore};
 pub use verdict::{Heard, Verdict, with_verdict};

@@ -15,7 +15,7 @@ use crate::model::{
     Timestamp,
     error::{Code, Error, Result},
     identity::{CertificateIdentity, PeerCertificate},
-    name::TrustDomain,
+    name::{CaName, TrustDomain},
 };
 
 /// The most certificates of one chain, the leaf among them.
@@ -49,13 +49,25 @@ pub struct TrustDomainConfig {
     pub expired_crl: ExpiredCrl,
     /// How an identity is read from a leaf.
     pub identity: CertificateIdentity,
+    /// CAs of ours that rotate, and whose authorities are known.
+    pub rotating: Vec<RotatingCa>,
+}
+
+/// A CA whose authorities follow each other, each named after it and a number: `issuing-3`. Under a root that stays, a certificate of one that
+/// is gone would verify for ever: here it does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotatingCa {
+    /// Its configured name.
+    pub name: CaName,
+    /// The certificates of its authorities that are in force, DER.
+    pub authorities: Vec<Vec<u8>>,
 }
 
 impl TrustDomainConfig {
     /// A trust domain; an expired CRL is refused where CRLs are required, and tolerated where they are not.
     pub fn new(name: TrustDomain, ca_pem: Vec<u8>, crls: Vec<Vec<u8>>, crl_required: bool, identity: CertificateIdentity) -> Self {
         let expired_crl = if crl_required { ExpiredCrl::Refuse } else { ExpiredCrl::Tolerate };
-        Self { name, ca_pem, ca_may_come: false, crls, crl_required, expired_crl, identity }
+        Self { name, ca_pem, ca_may_come: false, crls, crl_required, expired_crl, identity, rotating: Vec::new() }
     }
 }
 
@@ -77,6 +89,8 @@ struct Domain {
     anchors: Vec<(Vec<u8>, Vec<u8>)>,
     /// When its CRLs expire, in seconds since 1970; empty where that means nothing.
     crl_ends: Vec<i64>,
+    /// CAs of ours that rotate: each name, and the distinguished names of its authorities in force.
+    rotating: Vec<(CaName, Vec<Vec<u8>>)>,
 }
 
 impl TrustStore {
@@ -180,9 +194,10 @@ impl Domain {
             crl_ends.clear();
         }
         let ca_keys = anchors.iter().map(|(_, key)| key.clone()).collect();
+        let rotating = config.rotating.into_iter().map(in_force).collect::<Result<_, _>>()?;
         let (name, identity) = (config.name, config.identity);
         if certificates.is_empty() {
-            return Ok(Self { name, identity, verifier: None, ca_keys, anchors, crl_ends });
+            return Ok(Self { name, identity, verifier: None, ca_keys, anchors, crl_ends, rotating });
         }
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).with_crls(crls);
         if !config.crl_required {
@@ -192,7 +207,7 @@ impl Domain {
             builder = builder.enforce_revocation_expiration();
         }
         let verifier = Some(builder.build().map_err(|fault| format!("its CRLs cannot be used: {fault}"))?);
-        Ok(Self { name, identity, verifier, ca_keys, anchors, crl_ends })
+        Ok(Self { name, identity, verifier, ca_keys, anchors, crl_ends, rotating })
     }
 
     fn verify(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], at: UnixTime) -> Result<PeerCertificate> {
@@ -202,7 +217,21 @@ impl Domain {
         if public_key(leaf).is_none_or(|key| self.ca_keys.contains(&key)) {
             return Err(fault("its key is the CA's own".to_owned()));
         }
+        if let Some(authority) = self.gone_authority(leaf) {
+            return Err(fault(format!("its issuer {authority} is no authority of this service, or none any more")));
+        }
         identity::read(leaf, &self.name, self.identity).map_err(fault)
+    }
+
+    /// The name of the leaf's issuer where that says it is an authority of a CA that rotates, and it is not in force. A path was found, and so
+    /// the name is what the issuing certificate says of itself; below an authority stands no other (pathLenConstraint 0).
+    fn gone_authority(&self, leaf: &CertificateDer<'_>) -> Option<String> {
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        let issuer = leaf.issuer();
+        let said = issuer.iter_common_name().next()?.as_str().ok()?;
+        let is_of = |ca: &CaName| said.strip_prefix(ca.as_str()).and_then(|rest| rest.strip_prefix('-')).is_some_and(is_number);
+        let (_, in_force) = self.rotating.iter().find(|(ca, _)| is_of(ca))?;
+        (!in_force.iter().any(|name| name == issuer.as_raw())).then(|| said.to_owned())
     }
 
     /// A path that ends at the CA was found, and its signatures hold, before its CRLs are asked.
@@ -242,6 +271,18 @@ impl Domain {
         };
         refuse(text).because(format_args!("trust domain {}: {fault:?}", self.name))
     }
+}
+
+/// The distinguished names of the authorities in force.
+fn in_force(ca: RotatingCa) -> Result<(CaName, Vec<Vec<u8>>), String> {
+    let subject = |der: &Vec<u8>| X509Certificate::from_der(der).map(|(_, certificate)| certificate.subject().as_raw().to_vec());
+    let names = ca.authorities.iter().map(subject).collect::<Result<_, _>>();
+    names.map(|names| (ca.name, names)).map_err(|_| "a certificate of an authority of ours does not parse".to_owned())
+}
+
+/// Whether this is how the number of an authority is written.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn refuse(text: impl Into<String>) -> Error {

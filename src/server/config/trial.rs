@@ -88,14 +88,16 @@ impl Reader {
                 }
             };
             let Some(ca_pem) = ca_pem else { continue };
-            self.trusted_by_file(*line, value, &ca_pem, cas);
             let config = TrustDomainConfig::new(value.name.clone(), ca_pem, crls, value.crl_required, value.identity);
             let config = TrustDomainConfig { ca_may_come, ..config };
             // Beside those that are sound: what it shares with one of them is its fault.
             sound.push(config.clone());
-            if let Err(faults) = TrustStore::new(sound.clone()) {
-                faults.into_iter().for_each(|fault| self.fault(*line, fault));
-                sound.pop();
+            match TrustStore::new(sound.clone()) {
+                Ok(_) => self.trusted_by_file(*line, value, &config.ca_pem, cas),
+                Err(faults) => {
+                    faults.into_iter().for_each(|fault| self.fault(*line, fault));
+                    sound.pop();
+                }
             }
             domains.push((config, value.own_cas.clone()));
         }

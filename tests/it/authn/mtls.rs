@@ -1,7 +1,7 @@
 //! Certificates that a trust domain must refuse, and the few that it takes.
 
 use daypass::{
-    authn::mtls::{ExpiredCrl, MAX_CERTIFICATE, MAX_CHAIN, MAX_COMMON_NAME, TrustDomainConfig, TrustStore},
+    authn::mtls::{ExpiredCrl, MAX_CERTIFICATE, MAX_CHAIN, MAX_COMMON_NAME, RotatingCa, TrustDomainConfig, TrustStore},
     model::{
         SignedDuration, Timestamp,
         error::{Code, Result},
@@ -279,6 +279,30 @@ fn pem(der: &[u8]) -> Vec<u8> {
     let body = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", lines.join("\n")).into_bytes()
+}
+
+/// Under a root that stays, and without a CRL that could say so.
+#[test]
+fn what_is_under_an_authority_of_ours_that_is_gone_is_refused() {
+    let root = Authority::new("root");
+    let [gone, living, foreign] = ["issuing-1", "issuing-2", "issuing-two"].map(|name| root.below(ca_params(name)));
+    let knowing = |name: &str, authorities: &[&Authority]| {
+        let authorities = authorities.iter().map(|authority| authority.certificate.der().to_vec()).collect();
+        let rotating = vec![RotatingCa { name: name.parse().unwrap(), authorities }];
+        trusting(TrustDomainConfig { rotating, ..with_crls(&root, Vec::new(), false) })
+    };
+    let [old, new, other] = [&gone, &living, &foreign].map(|authority| authority.leaf(&spiffe_leaf()));
+    check(&knowing("issuing", &[&gone, &living]), &old).unwrap();
+    let store = knowing("issuing", &[&living]);
+    refused(&store, &old, "its issuer issuing-1 is no authority of this service, or none any more");
+    check(&store, &new).unwrap();
+    check(&store, &other).unwrap(); // its name is none of ours
+    refused(&knowing("issuing", &[]), &new, "issuing-2 is no authority of this service");
+    check(&knowing("other", &[]), &old).unwrap();
+    // Nor does the name of a living one help.
+    let mut namesake = ca_params("issuing-2");
+    namesake.distinguished_name.push(DnType::OrganizationName, "Other");
+    refused(&store, &root.below(namesake).leaf(&spiffe_leaf()), "issuing-2 is no authority of this service");
 }
 
 #[test]

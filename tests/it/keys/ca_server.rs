@@ -75,6 +75,24 @@ fn crls_of_every_state_are_served_and_each_names_its_own() {
     assert_eq!(world.get("/crl/issuing.crl").unwrap().0, 404, "the configured name is no authority's");
 }
 
+/// A key that leaked: its root stays, and its CRL goes with it.
+#[test]
+fn under_a_root_a_retired_key_admits_nobody_any_more() {
+    let world = rotating(None, Under::Root);
+    let code = |pair: &crate::support::parts::openssl::Pair| world.cli(&Caller::pair(pair.clone()), ["whoami"]).code;
+    let [(_, old), (revoked, revoked_pair)] = ["old", "revoked"].map(|name| world.issue(&world.vendor(), "vendor-client", name));
+    revoke(&world, &revoked);
+    wait_until(SPREAD, "the revoked one is refused", || (code(&revoked_pair) == 3).then_some(()));
+    ca_ok(&world, &["prepare", "issuing"]);
+    crl(world.http, "issuing-2");
+    ca_ok(&world, &["activate", "issuing", "--force"]);
+    let (_, new) = world.issue(&world.vendor(), "vendor-client", "new");
+    assert_eq!((code(&old), code(&new)), (0, 0));
+    ca_ok(&world, &["retire", "issuing-1"]);
+    wait_until(SPREAD, "who holds one of its certificates is refused", || (code(&old) == 3).then_some(()));
+    assert_eq!((code(&revoked_pair), code(&new)), (3, 0));
+}
+
 #[test]
 fn two_servers_have_one_state_and_take_each_others_clients() {
     let redis = Redis::start();

@@ -47,14 +47,11 @@ impl Redis {
         Self { port, arguments: all, tls: false, folder, child: None }.started()
     }
 
-    /// A server that speaks TLS only, and knows one user, who may touch keys under `daypass:` only.
+    /// A server that speaks TLS only, and knows one user, who may do what the ACL of `deploy/` grants.
     pub fn start_tls() -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_certificates(folder.path());
-        let acl = format!(
-            "user default off\nuser {USER} on #{} ~daypass:* resetchannels -@all +@connection +@read +@write +@scripting +info +cluster\n",
-            sha256_hex(PASSWORD)
-        );
+        let acl = include_str!("../../../deploy/redis/users.acl.example").replace("PASSWORD_SHA256", &sha256_hex(PASSWORD));
         fs::write(folder.path().join("users.acl"), acl).unwrap();
         let port = free_port();
         let path = |name: &str| folder.path().join(name).display().to_string();

@@ -41,7 +41,10 @@ pub(super) async fn watch(vend: Arc<Vend>, store: Arc<dyn LeaseStore>, audit_dir
         }
         match reconcile(&vend, &audit_dir).await {
             Ok(restored) => {
-                tracing::info!(restored, "the lease store is another data set than before; it was reconciled with the audit log");
+                match known {
+                    None if restored == 0 => tracing::debug!("the lease store is new, and so is the audit log"),
+                    _ => tracing::info!(restored, "the lease store is another data set than before; it was reconciled with the audit log"),
+                }
                 if let Err(error) = tokio::fs::write(&file, &incarnation).await {
                     tracing::warn!(%error, "the store's incarnation cannot be remembered; the next start reconciles again");
                 }

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     keys::Past,
     model::error::{Error, Result},
+    unix::files,
 };
 
 /// The file, in the directory of the audit log.
@@ -67,9 +68,9 @@ impl Memory {
             all
         };
         let body = serde_json::to_vec(&all).map_err(Error::internal)?;
-        let aside = self.file.with_extension("new");
-        tokio::fs::write(&aside, body).await.map_err(Error::internal)?;
-        tokio::fs::rename(&aside, &self.file).await.map_err(Error::internal)?;
+        let file = self.file.clone();
+        let written = tokio::task::spawn_blocking(move || files::replace(&file, 0o600, &body)).await.map_err(Error::internal)?;
+        written.map_err(Error::internal)?;
         *self.rings.lock().unwrap_or_else(PoisonError::into_inner) = all;
         Ok(())
     }

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::{Error, ErrorKind, Write},
     os::unix::{
         fs::{FileTypeExt, MetadataExt},
-        net::UnixListener,
+        net::{UnixListener, UnixStream},
     },
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use daypass::{
 use tonic::{Code, Request};
 
 use super::socket_world::World;
+use crate::e2e::wire::{PREFACE, request_and_reset};
 
 const BOTH: &str = "[workload]\npath = \"workload.sock\"\nmode = \"0660\"\njwt_roles = [\"web-jwt\"]\n[sds]\npath = \"sds.sock\"";
 
@@ -113,6 +115,24 @@ fn a_connection_has_so_many_streams_and_no_more() {
         held.pop();
         assert!(waiting.await.is_ok());
     });
+}
+
+#[test]
+fn a_flood_of_resets_costs_the_flooder_its_connection() {
+    let world = World::new(&["web"], BOTH);
+    let mut flooder = UnixStream::connect(world.path("sds.sock")).unwrap();
+    flooder.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    flooder.write_all(PREFACE).unwrap();
+    let path = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+    let flood: Vec<u8> = (0..5_000).flat_map(|number| request_and_reset(2 * number + 1, path)).collect();
+    // It is cut off somewhere on the way.
+    let _ = flooder.write_all(&flood);
+    let end = std::io::copy(&mut flooder, &mut std::io::sink());
+    let waits = |error: &Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    assert!(!end.is_err_and(|error| waits(&error)), "the flooder stays connected");
+    world.put_pair("web", &world.pair("web", "web"));
+    let stream = world.block_on(WorkloadClient::new(world.channel("workload.sock")).fetch_x509svid(with_header(X509svidRequest {})));
+    assert!(stream.is_ok());
 }
 
 #[test]

@@ -16,13 +16,15 @@ use tonic::Code;
 
 use super::{
     token,
-    wire::{block_on, channel, connect, credentials, ends_within, hold, issue_request, request, tls},
+    wire::{block_on, channel, connect, credentials, ends_within, frame, hold, issue_request, request, request_and_reset, tls},
     world::{Caller, World},
 };
 use crate::support::{
     parts::{run, wait_until},
     redis::Redis,
 };
+
+const WHO_AM_I: &str = "/daypass.v1.CredentialService/WhoAmI";
 
 /// Within this a server that has nothing left to do has ended.
 const DRAINED: Duration = Duration::from_secs(5);
@@ -69,36 +71,15 @@ fn too_many_headers_are_refused_and_the_server_goes_on() {
     assert_eq!(world.cli(&world.operator(), ["whoami"]).code, 0);
 }
 
-/// HEADERS of a request and a RST_STREAM for it (RFC 9113 sections 6.2 and 6.4).
-fn request_and_reset(stream: u32) -> Vec<u8> {
-    let path = b"/daypass.v1.CredentialService/WhoAmI";
-    // HPACK (RFC 7541): POST and https by index, then literals that are not indexed: :path, :authority, content-type.
-    let mut block = vec![0x83, 0x87, 0x04, u8::try_from(path.len()).unwrap()];
-    block.extend_from_slice(path);
-    block.extend_from_slice(b"\x01\x09localhost");
-    block.extend_from_slice(b"\x0f\x10\x10application/grpc");
-    let mut frames = frame(1, 0x4, stream, &block);
-    frames.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
-    frames
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
 #[test]
 fn a_flood_of_resets_costs_the_flooder_its_connection() {
     let world = World::start();
     block_on(async {
         let mut flooder = hold(&world, &world.vendor()).await;
         // A few are nothing unusual.
-        flooder.write_all(&(0..3).flat_map(|number| request_and_reset(2 * number + 1)).collect::<Vec<u8>>()).await.unwrap();
+        flooder.write_all(&(0..3).flat_map(|number| request_and_reset(2 * number + 1, WHO_AM_I)).collect::<Vec<u8>>()).await.unwrap();
         assert!(!ends_within(&mut flooder, Duration::from_millis(500)).await);
-        let flood: Vec<u8> = (3..5_000).flat_map(|number| request_and_reset(2 * number + 1)).collect();
+        let flood: Vec<u8> = (3..5_000).flat_map(|number| request_and_reset(2 * number + 1, WHO_AM_I)).collect();
         // It is cut off somewhere on the way.
         let _ = flooder.write_all(&flood).await;
         assert!(ends_within(&mut flooder, Duration::from_secs(5)).await, "the flooder stays connected");

@@ -28,6 +28,26 @@ use super::world::{Caller, World};
 /// The client's preface of HTTP/2 (RFC 9113 section 3.4) with an empty SETTINGS frame.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// HEADERS of a request and a RST_STREAM for it (RFC 9113 sections 6.2 and 6.4).
+pub fn request_and_reset(stream: u32, path: &str) -> Vec<u8> {
+    // HPACK (RFC 7541): POST and https by index, then literals that are not indexed: :path, :authority, content-type.
+    let mut block = vec![0x83, 0x87, 0x04, u8::try_from(path.len()).unwrap()];
+    block.extend_from_slice(path.as_bytes());
+    block.extend_from_slice(b"\x01\x09localhost");
+    block.extend_from_slice(b"\x0f\x10\x10application/grpc");
+    let mut frames = frame(1, 0x4, stream, &block);
+    frames.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    frames
+}
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
 /// A TLS client that trusts the world's CA, with the caller's certificate when it has one.
 pub fn tls(world: &World, caller: &Caller) -> ClientConfig {
     let mut roots = RootCertStore::empty();

@@ -116,10 +116,26 @@ impl Dialogue {
         let Heard::Rejected { version, reason } = self.subscription.hear(request)? else { return Ok(()) };
         metrics::counter!("daypass_agent_sds_rejected_total").increment(1);
         if self.rejections.may(Instant::now()) {
-            let bounded = |text: &str| one_line(text).chars().take(MAX_REASON).collect::<String>();
-            let (pid, reason, names) = (self.peer.pid, bounded(&reason), bounded(&format!("{:?}", self.subscription.names())));
+            let (pid, reason, names) = (self.peer.pid, for_the_log(&reason), for_the_log(&format!("{:?}", self.subscription.names())));
             tracing::warn!(names, pid, version, reason, "a client of secret discovery rejects what it got and keeps what it had");
         }
         Ok(())
+    }
+}
+
+/// A client's text on one line, cut at [`MAX_REASON`].
+fn for_the_log(text: &str) -> String {
+    one_line(text).chars().take(MAX_REASON).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_text_is_one_bounded_line_in_the_log() {
+        assert_eq!(for_the_log("no\nsuch\u{1b}[31m root").lines().count(), 1);
+        assert!(!for_the_log("a\u{1b}[31m").contains('\u{1b}'));
+        assert_eq!(for_the_log(&"ä".repeat(MAX_REASON + 1)), "ä".repeat(MAX_REASON));
     }
 }

@@ -98,7 +98,7 @@ pub enum Command {
     /// Make single-use codes for agents that have no certificate yet
     #[command(subcommand)]
     Enroll(Enroll),
-    /// What runs beside workloads: its own identity
+    /// Enrol, check and run the agent that keeps credentials fresh beside workloads
     #[command(subcommand)]
     Agent(Agent),
     /// Print an AWS session as a `credential_process` of the AWS SDKs
@@ -145,7 +145,9 @@ Examples:
     /// Revoke leases, by id or by what they have in common
     #[command(after_help = "\
 By id they are revoked one by one. By a filter they are counted first; without
---yes nothing is revoked. One failure never stops the rest; the exit code is 1.
+--yes nothing is revoked. One failure never stops the rest; then the exit code
+is 1, or, when no id was revoked and all failed for one reason, that reason's.
+4: some match the filter, and you may revoke none of them.
 
 Examples:
   daypass lease revoke 0192f0c1-7b5a-7000-8000-000000000000 --reason 'key lost'

@@ -100,12 +100,29 @@ pub fn lease(out: &mut dyn Write, lease: &Lease) -> io::Result<()> {
     } else {
         field(out, "renewable", if lease.renewable { "yes" } else { "no" })?;
     }
+    rotation(out, lease)?;
     if let Some(at) = lease.revoked_at {
         field(out, "revoked", &at.to_string())?;
     }
     field(out, "revocation", &reach(lease))?;
     if !lease.serial.is_empty() {
         field(out, "serial", &lease.serial)?;
+    }
+    Ok(())
+}
+
+/// What tells why a watched lease did, or did not, rotate.
+fn rotation(out: &mut dyn Write, lease: &Lease) -> io::Result<()> {
+    let acknowledged = match lease.acknowledged_generation {
+        0 => "none acknowledged".to_owned(),
+        generation => format!("{generation} acknowledged"),
+    };
+    field(out, "generation", &format!("{}, {acknowledged}", lease.generation))?;
+    if let Some(window) = lease.rotation {
+        field(out, "rotation", &format!("{} to {}", window.start, window.end))?;
+    }
+    if lease.enrolled {
+        field(out, "enrolled", "yes")?;
     }
     Ok(())
 }
@@ -168,7 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::client::types::{CredentialKind, LeaseState, Revocation};
+    use crate::client::types::{CredentialKind, LeaseState, Revocation, RotationWindow};
 
     fn sample() -> Lease {
         Lease {
@@ -228,6 +245,21 @@ mod tests {
         let shown = text(|out| lease(out, &sample()));
         assert!(shown.contains("expires     2026-01-31T12:15:00Z\n"), "{shown}");
         assert!(!shown.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_lease_as_text_says_how_its_rotation_stands() {
+        let shown = text(|out| lease(out, &sample()));
+        assert!(
+            shown.contains("generation  1, none acknowledged\n") && !shown.contains("rotation") && !shown.contains("enrolled"),
+            "{shown}"
+        );
+        let window = RotationWindow { start: "2026-01-31T12:06:00Z".parse().unwrap(), end: "2026-01-31T12:07:15Z".parse().unwrap() };
+        let agents = Lease { generation: 3, acknowledged_generation: 2, rotation: Some(window), enrolled: true, ..sample() };
+        let shown = text(|out| lease(out, &agents));
+        for line in ["generation  3, 2 acknowledged", "rotation    2026-01-31T12:06:00Z to 2026-01-31T12:07:15Z", "enrolled    yes"] {
+            assert!(shown.lines().any(|shown| shown == line), "{line:?} is not in:\n{shown}");
+        }
     }
 
     #[test]

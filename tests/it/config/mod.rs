@@ -149,7 +149,7 @@ fn references_spans_and_secrets_are_checked() {
         ("claims = { repository_id = \"74512345\" }", "claims = {}", "needs at least one claim"),
         ("[server.limits]", "[server.limits]\nmessage_bytes = 1", "limits.message_bytes must be"),
         ("/etc/daypass/issuing.key", "/etc/daypass/missing.key", "cannot be read"),
-        ("audiences = [\"https://daypass.example.org\"]", "audiences = []", "audience"),
+        ("audiences = [\"daypass\"]", "audiences = []", "audience"),
     ];
     for (good, bad, says) in cases {
         let broken = SAMPLE.replacen(good, bad, 1);
@@ -194,7 +194,13 @@ fn whatever_serve_would_stop_at_is_a_fault_with_its_line() {
         (&garbage("server.key"), "", "", "[server]", "cannot be used"),
         (&other_key, "", "", "[server]", "cannot be used"),
         (&garbage("vendor-ca.pem"), "", "", "name = \"vendor.example\"", "trust domain vendor.example: its CA"),
-        (&same_ca, "", "", "name = \"vendor.example\"", "shares a CA with example.org"),
+        (
+            &same_ca,
+            "identity = \"dns\"",
+            "own_cas = [\"issuing\"]\nidentity = \"dns\"",
+            "name = \"vendor.example\"",
+            "shares a CA with example.org",
+        ),
         (&crl, "# crls = ", "crls = ", "name = \"example.org\"", "trust domain example.org: a CRL does not parse"),
         (&nothing, "# crl_required = false", "crl_required = true", "name = \"example.org\"", "requires CRLs and has none"),
         (&nothing, "# root_crl = \"/etc/daypass/root.crl\"", "root_crl = \"missing.crl\"", "name = \"issuing\"", "cannot be read"),
@@ -260,7 +266,7 @@ fn whatever_serve_would_stop_at_is_a_fault_with_its_line() {
 #[test]
 fn a_fault_of_policy_is_told_beside_those_of_the_configuration() {
     let dir = etc();
-    let broken = POLICY.replacen("permit", "permitt", 1) + "permit(principal, action, resource) when { principal.nothing == 1 };\n";
+    let broken = POLICY.replacen("permit(", "permitt(", 1) + "permit(principal, action, resource) when { principal.nothing == 1 };\n";
     fs::write(dir.path().join("policy.cedar"), &broken).unwrap();
     let syntax = format!("policy.cedar:{}:", line(&broken, "permitt"));
     // With holes in the catalog only the syntax is told ...

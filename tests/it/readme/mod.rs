@@ -1,5 +1,7 @@
 //! What the pages promise: the tour of the README, line by line, as a newcomer pastes it; the tests that the architecture names; the metrics.
 
+mod setup;
+
 use std::{
     collections::BTreeSet,
     fs,

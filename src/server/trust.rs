@@ -379,6 +379,7 @@ mod tests {
         is_held.recv().unwrap();
         let crl = PublishedCrl {
             der: world.crl.clone(),
+            issuer: Vec::new(),
             revoked: Vec::new(),
             number: 1,
             revision: 1,

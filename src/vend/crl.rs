@@ -30,6 +30,8 @@ pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct PublishedCrl {
     /// The CRL, DER.
     pub der: Vec<u8>,
+    /// The certificate of the authority that signed it, DER.
+    pub issuer: Vec<u8>,
     /// The certificates that it names.
     pub revoked: Vec<RevokedSerial>,
     /// Its number.
@@ -170,14 +172,16 @@ impl Vend {
         let ticket = slot.wanted.load(Ordering::Acquire);
         let now = self.clock.now();
         let current = slot.published.borrow().clone();
-        // One from the future was made before the clock was set back: it may lack what had expired by that time only.
-        let fresh = current.as_ref().is_some_and(|crl| crl.this_update <= now && now < refresh_at(crl));
+        let rules = self.rules.load_full();
+        let Some(authority) = rules.issuers.x509.authority(ca, now) else { return Ok(false) };
+        // One from the future was made before the clock was set back: it may lack what had expired by that time only. One of another issuer
+        // was made before a reload.
+        let lasts = |crl: &Arc<PublishedCrl>| crl.this_update <= now && now < refresh_at(crl) && crl.issuer == authority.certificate_der();
         let waited_for = ticket > *slot.served.borrow();
+        let fresh = current.as_ref().is_some_and(lasts);
         if fresh && !waited_for && self.store.revocation_revision(&ca.clone().into()).await? == self.published_revision(ca) {
             return Ok(false);
         }
-        let rules = self.rules.load_full();
-        let Some(authority) = rules.issuers.x509.authority(ca, now) else { return Ok(false) };
         let signer = authority.clone();
         let (revision, mut revoked) = self.store.revoked(&ca.clone().into(), now).await?;
         // What was revoked once stays so until it expires, also when the store lost it and was not reconciled yet.
@@ -193,6 +197,7 @@ impl Vend {
         let (crl, revoked) = signed.map_err(|panic| super::defect(&panic.to_string()))??;
         slot.published.send_replace(Some(Arc::new(PublishedCrl {
             der: crl.der,
+            issuer: authority.certificate_der().to_vec(),
             revoked,
             number,
             revision,

@@ -227,6 +227,11 @@ impl Authority {
         self.not_before
     }
 
+    /// Its own certificate, with which it issues; DER.
+    pub fn certificate_der(&self) -> &[u8] {
+        self.chain_der.first().map_or(&self.root_der, Vec::as_slice)
+    }
+
     /// Issuing certificate, intermediates, and not the root; PEM. Empty for a CA that is its own root.
     pub fn chain_pem(&self) -> &str {
         &self.chain_pem

@@ -221,8 +221,7 @@ impl KeyMaker for CaMaker {
 
     /// SHA-256 of its certificate, lower-case hex.
     fn id(&self, key: &Authority) -> String {
-        let certificate = key.chain_der().first().map_or(key.root_der(), Vec::as_slice);
-        hex::encode(digest(&SHA256, certificate).as_ref())
+        hex::encode(digest(&SHA256, key.certificate_der()).as_ref())
     }
 
     /// Another root was configured, or none any more.

@@ -120,6 +120,11 @@ fn the_first_certificates_serve_the_sample_and_a_leaked_ca_is_taken_back() {
         let refused = site.who_am_i("forged");
         (refused.code == Some(3) && refused.stderr.contains("revoked")).then_some(())
     });
+    wait_until(Duration::from_secs(20), "the CRL is the new CA's", || {
+        let args = ["crl", "-inform", "der", "-in", "answer", "-CAfile", "issuing.pem", "-noout", "-verify"];
+        let got = site.get("crl/issuing.crl").ok;
+        (got && run(Command::new("openssl").args(args).current_dir(site.dir.path())).all().contains("verify OK")).then_some(())
+    });
     assert!(site.who_am_i("operator").ok, "what the root signed goes on");
     let metrics = site.get("metrics").ok.then(|| fs::read_to_string(site.path("answer")).unwrap()).unwrap();
     assert!(metrics.lines().any(|line| line == "daypass_config_in_force 1"), "the new CA is taken up too: {metrics}");

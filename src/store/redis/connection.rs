@@ -29,8 +29,9 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// After a failed attempt to connect, nobody tries for this long: a stopped Redis is not hammered by every waiting call.
-const CONNECT_PAUSE: Duration = Duration::from_millis(50);
+/// After a failed attempt to connect nobody tries for so long, doubling from one to the other: a stopped Redis is not hammered by every
+/// waiting call, and each attempt over TLS reads the system's roots.
+const CONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(400)];
 
 /// How many attempts, each with its own view of a cluster, fit into the time limit of a call at least.
 const CLUSTER_ATTEMPTS: u32 = 3;
@@ -51,10 +52,16 @@ pub struct Connector {
 }
 
 /// The connection that is in use, and the last failure to make one.
-#[derive(Default)]
 struct Slot {
     link: Arc<OnceCell<Link>>,
-    failed: Option<(Instant, String)>,
+    failed: Option<Failed>,
+    pauses: Backoff,
+}
+
+struct Failed {
+    cause: String,
+    /// When the next attempt may be made.
+    until: Instant,
 }
 
 #[derive(Clone)]
@@ -86,6 +93,12 @@ enum Remedy {
     None,
 }
 
+impl Slot {
+    fn new() -> Self {
+        Self { link: Arc::default(), failed: None, pauses: Backoff::new(CONNECT_PAUSES[0], CONNECT_PAUSES[1]) }
+    }
+}
+
 impl Connector {
     /// Checks the options; speaks to nobody.
     pub fn new(options: RedisOptions) -> Result<Self, Error> {
@@ -113,7 +126,7 @@ impl Connector {
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
         let tls = encrypted.then_some(TlsCertificates { client_tls: None, root_cert: options.ca_pem });
-        Ok(Self { nodes, tls, cluster: options.cluster, timeout: options.timeout, slot: Mutex::default() })
+        Ok(Self { nodes, tls, cluster: options.cluster, timeout: options.timeout, slot: Mutex::new(Slot::new()) })
     }
 
     /// Runs a script that [`Text::on`] called.
@@ -170,10 +183,8 @@ impl Connector {
     async fn link(&self, used: &mut Option<Arc<OnceCell<Link>>>) -> Result<Link, String> {
         let cell = {
             let slot = self.slot();
-            if let Some((at, cause)) = &slot.failed
-                && at.elapsed() < CONNECT_PAUSE
-            {
-                return Err(cause.clone());
+            if let Some(failed) = slot.failed.as_ref().filter(|failed| Instant::now() < failed.until) {
+                return Err(failed.cause.clone());
             }
             slot.link.clone()
         };
@@ -183,11 +194,13 @@ impl Connector {
         match link {
             Ok(link) => {
                 slot.failed = None;
+                slot.pauses.reset();
                 Ok(link.clone())
             }
             Err(error) => {
                 let cause = format!("cannot connect: {error}");
-                slot.failed = Some((Instant::now(), cause.clone()));
+                let until = Instant::now() + slot.pauses.pause();
+                slot.failed = Some(Failed { cause: cause.clone(), until });
                 Err(cause)
             }
         }

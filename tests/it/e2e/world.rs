@@ -184,12 +184,15 @@ impl World {
         };
         command.args(&self.given.args).env_clear().envs(self.given.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log("daypassd.stdout")).stderr(log("daypassd.stderr"));
-        let mut child = command.spawn().expect("cargo has built daypassd");
-        let up = wait_until(START_TIMEOUT, "daypassd starts", || match child.try_wait() {
+        // In its place before it is waited for: a test that gives up takes it along.
+        self.daemon = Some(command.spawn().expect("cargo has built daypassd"));
+        let up = wait_until(START_TIMEOUT, "daypassd starts", || match self.daemon.as_mut()?.try_wait() {
             Ok(None) => self.get(path).is_some_and(|(status, _)| status == 200).then_some(true),
             _ => Some(false),
         });
-        self.daemon = up.then_some(child);
+        if !up {
+            self.daemon = None;
+        }
         up
     }
 

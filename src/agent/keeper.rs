@@ -39,6 +39,12 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How much of a credential's life is left when another lease is asked for, where no renewal can move its end: a third of it.
 const LAST_PART: i32 = 3;
 
+/// How long past the window of its rotation a credential is waited for at least, before another stream is opened: the server may be busy.
+pub const SHORTEST_SILENCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long it is waited for at most.
+pub const LONGEST_SILENCE: SignedDuration = SignedDuration::from_mins(5);
+
 /// Makes clients that say who the agent is at that moment.
 pub trait Connect: Send + Sync {
     /// A client.
@@ -190,8 +196,9 @@ impl Keeper {
     async fn session(&mut self) -> Result<Ended> {
         let mut session = self.open().await?;
         self.status.send_modify(|status| status.connected = true);
+        let opened_at = self.clock.now();
         loop {
-            let anew_at = self.anew_at();
+            let (anew_at, overdue_at) = (self.anew_at(), self.overdue_at(opened_at));
             let (expires_at, mut bundle) = (self.valid_until(), self.bundle.clone());
             tokio::select! {
                 message = session.watching.next() => match message? {
@@ -203,6 +210,11 @@ impl Keeper {
                 },
                 () = session.standing.ends() => return Ok(Ended::Again),
                 () = self.until(anew_at) => return Ok(Ended::Anew),
+                // The stream stands, and its server does not rotate: it may have lost its store, and another one not.
+                () = self.until(overdue_at) => {
+                    tracing::warn!(role = self.kept.name, "the next credential is overdue; the lease is watched over a new connection");
+                    return Ok(Ended::Again);
+                }
                 () = self.until(expires_at) => return Ok(Ended::Anew),
                 Ok(()) = bundle.changed() => self.hand_out_again().await,
             }
@@ -371,6 +383,15 @@ impl Keeper {
         };
         let left = (until.duration_since(made_at) / LAST_PART).min(SignedDuration::from_hours(1));
         Some(until - left)
+    }
+
+    /// When a stream that was opened then has been silent for too long: the window of the rotation is over, and some time more. A new one
+    /// has that time too.
+    fn overdue_at(&self, opened_at: Timestamp) -> Option<Timestamp> {
+        let held = self.role.held.as_ref().filter(|_| !self.role.over)?;
+        let window = held.watched.lease.rotation?;
+        let silence = window.end.duration_since(window.start).clamp(SHORTEST_SILENCE, LONGEST_SILENCE);
+        window.end.max(opened_at).checked_add(silence).ok()
     }
 
     fn valid_until(&self) -> Option<Timestamp> {

@@ -31,7 +31,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     e2e::world::World,
-    support::parts::{openssl::Pair, wait_until},
+    support::{
+        parts::{openssl::Pair, wait_until},
+        redis::Redis,
+    },
 };
 
 /// How long anything may take on a busy machine.
@@ -243,6 +246,22 @@ fn what_expires_while_the_server_is_away_is_let_go_of_and_another_lease_takes_it
     world.start_again();
     let next = running.wait_for("one of another lease", |delivered| delivered.lease != first.lease);
     assert!(next.generation >= 1 && running.desk.borrow().is_some());
+    running.stop();
+}
+
+/// The stream stands, its server answers, and nothing comes of it: another server may do better.
+#[test]
+fn a_server_that_does_not_rotate_is_left_while_the_certificate_is_valid() {
+    let mut redis = Redis::start();
+    let (world, state) = (World::on_redis(&redis.url()), tempfile::tempdir().unwrap());
+    let running = Running::start(&world, state.path(), Some(40));
+    let first = running.wait_for("a certificate", |_| true);
+    running.wait_acknowledged(&first);
+    redis.stop();
+    assert!(running.status.borrow().connected);
+    wait_until(PATIENCE, "the stream is left", || (!running.status.borrow().connected).then_some(()));
+    assert!(SystemClock.now().as_second() < validity(&first.leaf).1, "only when nothing was left to save");
+    assert!(running.desk.borrow().is_some());
     running.stop();
 }
 

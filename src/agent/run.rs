@@ -37,6 +37,7 @@ use crate::{
     client::error::{Error, Kind, Result},
     clock::{Clock, SystemClock},
     model::fault::Fault,
+    unix::open_files,
 };
 
 /// Where it stands in the state directory which hooks are due.
@@ -66,11 +67,12 @@ enum Ended {
 pub async fn run(config: Config, path: &Path) -> Result<()> {
     start_log(&config.log)?;
     let metrics = start_metrics()?;
+    let open_files = open_files::raise();
     let mut signals = Signals::new()?;
     let notifier = Notifier::from_env(&|name| std::env::var_os(name), std::process::id());
     let (mut config, mut before) = (config, None);
     loop {
-        let running = match Running::start(&config, &metrics).await {
+        let running = match Running::start(&config, &metrics, open_files).await {
             Ok(running) => running,
             // What ran until a moment ago runs again.
             Err(error) => match before.take() {
@@ -108,7 +110,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(config: &Config, metrics: &PrometheusHandle) -> Result<Self> {
+    async fn start(config: &Config, metrics: &PrometheusHandle, open_files: u64) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         // First: no two agents write into the same places.
         let state = StateDir::open(&config.state_dir)?;
@@ -118,7 +120,7 @@ impl Running {
             tracing::warn!(%warning, "configuration");
         }
         let outlets = outlets(config)?;
-        let sockets = Sockets::bind(config.sockets.clone())?;
+        let sockets = Sockets::bind(config.sockets.clone())?.within(open_files);
         let health = match config.health {
             Some(address) => Some(health::bind(address).await?),
             None => None,

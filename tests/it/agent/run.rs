@@ -250,6 +250,23 @@ fn an_enrolled_agent_needs_no_other_identity() {
     assert!(who.contains("spiffe://dev.daypass.test/fleet/web"), "{who}");
 }
 
+/// systemd gives 1024 files by default, which users of the sockets could take.
+#[test]
+fn it_may_have_more_files_open_than_it_was_started_with() {
+    let world = World::start();
+    let mut shell = Command::new("sh");
+    shell.env_clear().args(["-c", "ulimit -Sn 200 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_daypass"), "agent", "run", "--config"]);
+    shell.arg(world.file("agent.toml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process::start(&mut shell);
+    let limits = PathBuf::from(format!("/proc/{}/limits", process.child().id()));
+    wait_until(PATIENCE, "it has raised its limit", || {
+        let limits = fs::read_to_string(&limits).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let soft: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_else(|| panic!("{limits}"));
+        (soft > 200 && world.file("agent/workload.sock").exists()).then_some(())
+    });
+}
+
 #[test]
 fn what_is_missing_is_said_where_it_is_looked_for() {
     let (world, health) = world();

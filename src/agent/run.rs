@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{RwLock, watch},
     task::{JoinError, JoinSet, spawn_blocking},
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
@@ -107,6 +107,7 @@ struct Running {
     /// The same, to wait at.
     changes: Board,
     stop: watch::Sender<bool>,
+    deliveries: Deliveries,
 }
 
 impl Running {
@@ -119,7 +120,8 @@ impl Running {
         for warning in server.settings()?.warnings {
             tracing::warn!(%warning, "configuration");
         }
-        let outlets = outlets(config)?;
+        let deliveries = Deliveries::default();
+        let outlets = outlets(config, &deliveries)?;
         let sockets = Sockets::bind(config.sockets.clone())?.within(open_files);
         let health = match config.health {
             Some(address) => Some(health::bind(address).await?),
@@ -154,7 +156,7 @@ impl Running {
         }
         let board = Arc::new(shown);
         parts.serve(sockets, Arc::new(Desk::new(roles, bundle)), health, &board);
-        Ok(Self { tasks: parts.tasks, board, changes, stop })
+        Ok(Self { tasks: parts.tasks, board, changes, stop, deliveries })
     }
 
     /// Runs until a signal says otherwise, or something ends by itself.
@@ -191,7 +193,7 @@ impl Running {
         ended
     }
 
-    /// Ends everything; what does not end in time is cut.
+    /// Ends everything; what does not end in time is cut, but for files on their way to disk.
     async fn stop(mut self) {
         self.stop.send_replace(true);
         let all = async { while self.tasks.join_next().await.is_some() {} };
@@ -199,6 +201,18 @@ impl Running {
             tracing::warn!("some parts of the agent did not end in time and are cut");
         }
         self.tasks.shutdown().await;
+        self.deliveries.over().await;
+    }
+}
+
+/// Deliveries under way: each runs on a thread of its own, and goes on when nobody waits for it any more.
+#[derive(Default, Clone)]
+pub struct Deliveries(Arc<RwLock<()>>);
+
+impl Deliveries {
+    /// Resolves when there is none. Whoever opens the same places earlier would see files come and go.
+    pub async fn over(&self) {
+        drop(self.0.write().await);
     }
 }
 
@@ -260,12 +274,13 @@ impl Parts {
 pub struct Outlet {
     publisher: Option<Arc<Publisher>>,
     hook: Option<Arc<Hook>>,
+    deliveries: Deliveries,
 }
 
 impl Outlet {
-    /// Both are as the role's configuration has them.
-    pub fn new(publisher: Option<Arc<Publisher>>, hook: Option<Arc<Hook>>) -> Self {
-        Self { publisher, hook }
+    /// Both are as the role's configuration has them; what is under way is counted among `deliveries`.
+    pub fn new(publisher: Option<Arc<Publisher>>, hook: Option<Arc<Hook>>, deliveries: Deliveries) -> Self {
+        Self { publisher, hook, deliveries }
     }
 }
 
@@ -274,15 +289,26 @@ impl Deliver for Outlet {
     async fn deliver(&self, fresh: &Arc<Fresh>, bundle: Option<&Arc<Bundle>>) -> Result<()> {
         let (publisher, hook) = (self.publisher.clone(), self.hook.clone());
         let (fresh, bundle) = (fresh.clone(), bundle.cloned());
+        let under_way = self.deliveries.0.clone().read_owned().await;
         // The disk may be slow.
-        let put = spawn_blocking(move || put(publisher.as_deref(), hook.as_deref(), &fresh, bundle.as_deref()));
+        let put = spawn_blocking(move || {
+            let put = put(publisher.as_deref(), hook.as_deref(), &fresh, bundle.as_deref());
+            drop(under_way);
+            put
+        });
         put.await.map_err(|error| Error::new(Kind::Other, "FILE", format!("publishing failed: {error}")))?
     }
 }
 
 fn put(publisher: Option<&Publisher>, hook: Option<&Hook>, fresh: &Fresh, bundle: Option<&Bundle>) -> Result<()> {
     let Some(publisher) = publisher else { return Ok(()) };
-    let Some(staged) = publisher.stage(fresh, bundle)? else { return Ok(()) };
+    let Some(staged) = publisher.stage(fresh, bundle)? else {
+        // In force already, perhaps by a try that failed after that: who was to be told of it was not.
+        if let Some(hook) = hook {
+            hook.ring_if_due();
+        }
+        return Ok(());
+    };
     if let Some(hook) = hook {
         hook.mark()?;
     }
@@ -294,16 +320,16 @@ fn put(publisher: Option<&Publisher>, hook: Option<&Hook>, fresh: &Fresh, bundle
     Ok(())
 }
 
-fn outlets(config: &Config) -> Result<Vec<Outlet>> {
+fn outlets(config: &Config, deliveries: &Deliveries) -> Result<Vec<Outlet>> {
     let due = config.state_dir.join(DUE);
-    config.roles.iter().map(|role| outlet(role, &due)).collect()
+    config.roles.iter().map(|role| outlet(role, &due, deliveries.clone())).collect()
 }
 
-fn outlet(role: &RoleConfig, due: &Path) -> Result<Outlet> {
+fn outlet(role: &RoleConfig, due: &Path, deliveries: Deliveries) -> Result<Outlet> {
     let publisher = role.place.as_ref().map(Publisher::open).transpose()?.map(Arc::new);
     let dir: Option<PathBuf> = role.place.as_ref().map(|place| place.dir.clone());
     let hook = role.on_change.clone().map(|on_change| Hook::new(&role.name, on_change, dir, due)).transpose()?;
-    Ok(Outlet::new(publisher, hook.map(Arc::new)))
+    Ok(Outlet::new(publisher, hook.map(Arc::new), deliveries))
 }
 
 fn kept(role: &RoleConfig) -> RoleToKeep {

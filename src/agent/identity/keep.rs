@@ -92,7 +92,7 @@ impl Keeper {
             return Ok(());
         }
         let next = renewed(&mut self.client(&identity)?, &identity).await?;
-        self.dir.store(&next)?;
+        self.dir.replace(&identity, &next)?;
         tracing::info!(generation = next.kept.generation, expires_at = %next.kept.expires_at, "the agent's identity is renewed");
         current.send_replace(Arc::new(next));
         Ok(())

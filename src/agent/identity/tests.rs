@@ -103,6 +103,43 @@ fn what_cannot_be_written_leaves_the_one_before() {
 }
 
 #[test]
+fn what_is_in_force_stays_though_it_could_not_be_synced() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    dir.store(&identity(1)).unwrap();
+    let name = fs::read_link(dir.path()).unwrap();
+    dir.remove_unless_in_force(name.to_str().unwrap());
+    assert_eq!(dir.load().unwrap().kept.generation, 1);
+    fs::create_dir(temp.path().join("identity.half")).unwrap();
+    dir.remove_unless_in_force("identity.half");
+    assert!(!temp.path().join("identity.half").exists());
+}
+
+#[test]
+fn one_of_another_enrolment_is_not_replaced_by_a_renewal_of_the_one_before() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    let first = identity(1);
+    dir.store(&first).unwrap();
+    dir.replace(&first, &identity(2)).unwrap();
+    assert_eq!(dir.load().unwrap().kept.generation, 2);
+    // Somebody takes it away, to enrol the agent anew.
+    fs::remove_file(dir.path()).unwrap();
+    assert_eq!(dir.replace(&first, &identity(3)).unwrap_err().code(), "IDENTITY_REPLACED");
+    assert!(!dir.is_filled());
+    let mut another = identity(1);
+    another.kept.lease_id = "0192f0c1-7b5a-7000-8000-000000000001".to_owned();
+    dir.store(&another).unwrap();
+    let before = names(temp.path());
+    assert_eq!(dir.replace(&first, &identity(3)).unwrap_err().code(), "IDENTITY_REPLACED");
+    assert_eq!((dir.load().unwrap().kept, names(temp.path())), (another.kept.clone(), before));
+    // What nobody can use is not somebody's.
+    fs::write(dir.path().join(LEASE), "{").unwrap();
+    dir.replace(&first, &identity(3)).unwrap();
+    assert_eq!(dir.load().unwrap().kept.generation, 3);
+}
+
+#[test]
 fn others_may_not_write_where_it_lies() {
     let temp = tempfile::tempdir().unwrap();
     let open = temp.path().join("open");

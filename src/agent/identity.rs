@@ -29,7 +29,7 @@ use crate::{
     unix::{files, folder},
 };
 
-pub use self::keep::{Keeper, SETTLE};
+pub use self::keep::{Keeper, LOOK_AGAIN, SETTLE};
 
 /// The link to the identity in force.
 pub const IDENTITY: &str = "identity";

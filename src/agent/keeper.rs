@@ -57,6 +57,9 @@ pub trait Connect: Send + Sync {
     fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
         None
     }
+
+    /// Says that the server did not take the agent's identity: whoever keeps it has a look.
+    fn was_refused(&self) {}
 }
 
 /// Puts a fresh credential where its readers find it.
@@ -173,6 +176,9 @@ impl Keeper {
                 Err(error) => {
                     tracing::warn!(role = self.kept.name, code = error.code(), %error, "a role is not kept at the moment; tried again");
                     self.failed(&error);
+                    if error.kind() == Kind::NotAuthenticated {
+                        self.server.was_refused();
+                    }
                     if is_over(&error) {
                         self.forget();
                     }

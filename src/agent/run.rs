@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{RwLock, watch},
+    sync::{Notify, RwLock, watch},
     task::{JoinError, JoinSet, spawn_blocking},
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
@@ -108,6 +108,8 @@ struct Running {
     changes: Board,
     stop: watch::Sender<bool>,
     deliveries: Deliveries,
+    /// Rung when somebody may have enrolled the agent anew.
+    doubts: Option<Arc<Notify>>,
 }
 
 impl Running {
@@ -151,12 +153,13 @@ impl Running {
         parts.follow_bundle(bundle_sender, readers);
         let board = || Board::new(statuses.clone(), parts.clock.clone(), metrics.clone());
         let (mut shown, changes) = (board(), board());
+        let doubts = enrolled.as_ref().map(|enrolled| enrolled.doubts.clone());
         if let Some(enrolled) = enrolled {
             shown = parts.keep_identity(config, enrolled, shown)?;
         }
         let board = Arc::new(shown);
         parts.serve(sockets, Arc::new(Desk::new(roles, bundle)), health, &board);
-        Ok(Self { tasks: parts.tasks, board, changes, stop, deliveries })
+        Ok(Self { tasks: parts.tasks, board, changes, stop, deliveries, doubts })
     }
 
     /// Runs until a signal says otherwise, or something ends by itself.
@@ -173,6 +176,9 @@ impl Running {
                         match reload(config, path) {
                             Some(next) => break Ok(Ended::Changed(Box::new(next))),
                             None => notifier.ready(),
+                        }
+                        if let Some(doubts) = &self.doubts {
+                            doubts.notify_one();
                         }
                     }
                 },
@@ -233,23 +239,17 @@ impl Parts {
         });
     }
 
-    /// Renews the identity. When that cannot be done any more, the agent goes on with what is valid, and says that it is not ready.
+    /// Renews the identity. While that cannot be done, the agent goes on with what is valid, and says that it is not ready.
     fn keep_identity(&mut self, config: &Config, enrolled: Enrolled, board: Board) -> Result<Board> {
-        let Enrolled { dir, current } = enrolled;
+        let Enrolled { dir, current, doubts } = enrolled;
         let (address, roots, timeout) = (config.server.address.clone(), self.server.roots()?, config.server.timeout);
-        let keeper = identity::Keeper { dir, address, roots, timeout, settle: SETTLE, clock: self.clock.clone() };
+        let keeper = identity::Keeper { dir, address, roots, timeout, settle: SETTLE, doubts, clock: self.clock.clone() };
         let (lost, why) = watch::channel(None);
         let board = board.with_identity(current.subscribe(), why);
         let mut shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let kept = async {
-                let error = keeper.run(&current).await;
-                tracing::error!(code = error.code(), %error, "the agent's identity is lost: get a code and enrol it anew");
-                lost.send_replace(Some(error.message().to_owned()));
-                std::future::pending::<()>().await;
-            };
             tokio::select! {
-                () = kept => {}
+                () = keeper.run(&current, &lost) => {}
                 () = super::over(&mut shutdown) => {}
             }
             Ok(())

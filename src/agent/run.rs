@@ -14,7 +14,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, RwLock, watch},
     task::{JoinError, JoinSet, spawn_blocking},
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +46,9 @@ const DUE: &str = "due";
 /// How long everything may take to end when the agent is told to: more than a hook may.
 pub const STOP_TIMEOUT: Duration = STOP_GRACE.saturating_add(KILL_AFTER).saturating_add(Duration::from_secs(3));
 
+/// How long after a reload systemd hears that it is over though a role has no credential yet: one that is denied never has one.
+pub const RELOAD_GRACE: Duration = Duration::from_secs(10);
+
 /// How often systemd is told what changed while nothing rotates: something may have expired.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -71,6 +74,7 @@ pub async fn run(config: Config, path: &Path) -> Result<()> {
     let mut signals = Signals::new()?;
     let notifier = Notifier::from_env(&|name| std::env::var_os(name), std::process::id());
     let (mut config, mut before) = (config, None);
+    let mut told = Told::default();
     loop {
         let running = match Running::start(&config, &metrics, open_files).await {
             Ok(running) => running,
@@ -84,7 +88,7 @@ pub async fn run(config: Config, path: &Path) -> Result<()> {
                 None => return Err(error),
             },
         };
-        match running.until_told(&mut signals, &notifier, &config, path).await? {
+        match running.until_told(&mut signals, &notifier, &mut told, &config, path).await? {
             Ended::Stopped => return Ok(()),
             Ended::Changed(next) => before = Some(std::mem::replace(&mut config, *next)),
         }
@@ -163,19 +167,25 @@ impl Running {
     }
 
     /// Runs until a signal says otherwise, or something ends by itself.
-    async fn until_told(mut self, signals: &mut Signals, notifier: &Notifier, config: &Config, path: &Path) -> Result<Ended> {
+    async fn until_told(
+        mut self,
+        signals: &mut Signals,
+        notifier: &Notifier,
+        told: &mut Told,
+        config: &Config,
+        path: &Path,
+    ) -> Result<Ended> {
         let mut alive = ticks(notifier.alive_every().unwrap_or(LOOK_EVERY));
         let mut look = ticks(LOOK_EVERY);
-        let mut told = Told::default();
         let ended = loop {
             tokio::select! {
                 said = signals.next() => match said {
                     Said::End => break Ok(Ended::Stopped),
                     Said::Reload => {
-                        notifier.reloading();
+                        told.reloading(notifier);
                         match reload(config, path) {
                             Some(next) => break Ok(Ended::Changed(Box::new(next))),
-                            None => notifier.ready(),
+                            None => told.reloaded(notifier),
                         }
                         if let Some(doubts) = &self.doubts {
                             doubts.notify_one();
@@ -359,21 +369,41 @@ fn reload(config: &Config, path: &Path) -> Option<Config> {
     Some(next)
 }
 
-/// What systemd knows.
+/// What systemd knows, through all reloads.
 #[derive(Default)]
 struct Told {
     ready: bool,
+    /// Until when a reload may take; none while there is none.
+    reloading_until: Option<Instant>,
     status: String,
 }
 
 impl Told {
-    /// Ready once every role has a credential where its readers find it; it is said once.
+    /// A reload begins. Before it was ready, that is no news: it still starts.
+    fn reloading(&mut self, notifier: &Notifier) {
+        if self.ready {
+            notifier.reloading();
+            self.reloading_until = Some(Instant::now() + RELOAD_GRACE);
+        }
+    }
+
+    /// A reload is over.
+    fn reloaded(&mut self, notifier: &Notifier) {
+        if self.reloading_until.take().is_some() {
+            notifier.ready();
+        }
+    }
+
+    /// Ready once every role has a credential where its readers find it; it is said once, and after each reload.
     fn tell(&mut self, board: &Board, notifier: &Notifier) {
         let (fresh, all) = board.fresh();
         let status = format!("{fresh} of {all} roles fresh");
         if self.status != status {
             notifier.status(&status);
             self.status = status;
+        }
+        if fresh == all || self.reloading_until.is_some_and(|until| until <= Instant::now()) {
+            self.reloaded(notifier);
         }
         if !self.ready && fresh == all {
             self.ready = true;

@@ -37,6 +37,8 @@ pub struct Agent {
     pub health: u16,
     /// What systemd was told and nobody has waited for yet.
     told: Arc<Mutex<VecDeque<String>>>,
+    /// All that it was told so far.
+    ever_told: Mutex<Vec<String>>,
 }
 
 impl Agent {
@@ -49,7 +51,7 @@ impl Agent {
         let mut command = daypass(world, "run");
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000").env("PATH", "/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self { process: Process::start(&mut command), health, told }
+        Self { process: Process::start(&mut command), health, told, ever_told: Mutex::default() }
     }
 
     pub fn signal(&mut self, name: &str) {
@@ -65,8 +67,16 @@ impl Agent {
     pub fn wait_told(&self, what: &str) {
         wait_until(PATIENCE, &format!("systemd is told {what}"), || {
             let mut told = self.told.lock().unwrap();
-            std::iter::from_fn(|| told.pop_front()).any(|state| state.starts_with(what)).then_some(())
+            let mut ever_told = self.ever_told.lock().unwrap();
+            let mut next = std::iter::from_fn(|| told.pop_front()).inspect(|state| ever_told.push(state.clone()));
+            next.any(|state| state.starts_with(what)).then_some(())
         });
+    }
+
+    /// Which of these systemd was told, up to what was waited for last.
+    pub fn has_told(&self, what: &[&str]) -> Vec<String> {
+        let ever_told = self.ever_told.lock().unwrap();
+        ever_told.iter().filter(|state| what.iter().any(|what| state.starts_with(what))).cloned().collect()
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {

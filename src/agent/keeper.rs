@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use zeroize::Zeroizing;
 
@@ -295,7 +295,9 @@ impl Keeper {
             return Err(Error::bad_answer("holds a key or a credential that cannot be read"));
         };
         self.keep_on_disk().await;
-        self.hand_out(&Arc::new(fresh)).await;
+        if !self.hand_out(&Arc::new(fresh)).await {
+            return Err(Error::new(Kind::Other, "EXPIRED", "the credential expired before it could be put into its place"));
+        }
         self.status.send_modify(|status| status.rotations += 1);
         self.acknowledge(session, &id, generation).await
     }
@@ -341,21 +343,24 @@ impl Keeper {
         while let Err(error) = self.state.store(&self.kept, &self.role) {
             tracing::error!(role = self.kept.name, %error, "a credential cannot be kept in the state directory; tried again");
             self.failed(&error);
-            sleep(backoff.pause()).await;
+            self.pause(backoff.pause()).await;
         }
     }
 
-    /// Hands a credential to its files, until it is there, and then to the sockets.
-    async fn hand_out(&mut self, fresh: &Arc<Fresh>) {
+    /// Hands a credential to its files, until it is there, and then to the sockets. Answers whether it was there before it expired.
+    async fn hand_out(&mut self, fresh: &Arc<Fresh>) -> bool {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let bundle = loop {
+            if expiry(&fresh.credential) <= self.clock.now() {
+                return false;
+            }
             let bundle = self.bundle.borrow_and_update().clone();
             match self.deliver.deliver(fresh, bundle.as_ref()).await {
                 Ok(()) => break bundle,
                 Err(error) => {
                     tracing::error!(role = self.kept.name, %error, "a credential cannot be put into its place; tried again");
                     self.failed(&error);
-                    sleep(backoff.pause()).await;
+                    self.pause(backoff.pause()).await;
                 }
             }
         };
@@ -365,6 +370,7 @@ impl Keeper {
             status.generation = fresh.lease.generation;
             status.bundle_version = bundle.map(|bundle| bundle.version.clone());
         });
+        true
     }
 
     /// The bundle has changed: what is valid goes to its files with the new one.
@@ -426,7 +432,19 @@ impl Keeper {
         }
     }
 
-    /// A pause, in which what expires is still let go of, and a new bundle still reaches the files.
+    /// A pause, in which what expires is still let go of.
+    async fn pause(&self, pause: Duration) {
+        let over = Instant::now() + pause;
+        loop {
+            let expires_at = self.desk.borrow().as_ref().map(|fresh| expiry(&fresh.credential));
+            tokio::select! {
+                () = sleep_until(over) => return,
+                () = self.until(expires_at) => self.let_go_of_the_dead(),
+            }
+        }
+    }
+
+    /// The same, in which what expires is still let go of, and a new bundle still reaches the files.
     async fn rest(&mut self, pause: Duration) {
         let over = Instant::now() + pause;
         loop {

@@ -124,7 +124,11 @@ impl Keeper {
         }
         let Some(from) = identity.kept.renew_from else {
             let expires_at = identity.kept.expires_at;
-            return if self.clock.now() < expires_at { self.wait(expires_at, &identity, looked_at).await } else { Err(expired(expires_at)) };
+            return if self.clock.now() < expires_at {
+                self.wait(expires_at, &identity, looked_at).await
+            } else {
+                Err(expired(expires_at))
+            };
         };
         let due = drawn_between(from, identity.kept.renew_before.unwrap_or(from), &identity.kept.lease_id);
         if self.clock.now() < due {

@@ -200,13 +200,7 @@ fn server() -> Server {
 }
 
 /// Serves until the agent ends, and a little longer for who is slow to leave.
-async fn serve_unix(
-    name: &'static str,
-    bound: BoundSocket,
-    most: Most,
-    router: Router,
-    shutdown: watch::Receiver<bool>,
-) -> Result<()> {
+async fn serve_unix(name: &'static str, bound: BoundSocket, most: Most, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
     let BoundSocket { listener, file } = bound;
     let (mut stop, mut end) = (shutdown.clone(), shutdown);
     let lines = Seldom::default();

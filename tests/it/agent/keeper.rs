@@ -92,6 +92,7 @@ impl Deliver for Readers {
         if *self.broken.lock().unwrap() {
             return Err(Error::new(Kind::Other, "FILE", "the disk is full"));
         }
+        assert!(SystemClock.now().as_second() <= validity(leaf(fresh)).1, "it has expired");
         let delivered = looked_at(fresh);
         let again = self.restarted && self.got.lock().unwrap().is_empty();
         // What the server cannot say now, it cannot have been told either.
@@ -104,13 +105,18 @@ impl Deliver for Readers {
     }
 }
 
+fn leaf(fresh: &Fresh) -> &[u8] {
+    let Credential::X509(X509Credential { chain_der, .. }) = &fresh.credential else { panic!("it is a certificate") };
+    &chain_der[0]
+}
+
 /// A credential whose key fits its certificate.
 fn looked_at(fresh: &Fresh) -> Delivered {
-    let Credential::X509(X509Credential { chain_der, .. }) = &fresh.credential else { panic!("it is a certificate") };
+    let leaf_der = leaf(fresh);
     let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(fresh.key_der.to_vec())).unwrap();
-    let (_, leaf) = X509Certificate::from_der(&chain_der[0]).unwrap();
+    let (_, leaf) = X509Certificate::from_der(leaf_der).unwrap();
     assert_eq!(leaf.public_key().raw, key.subject_public_key_info(), "the key is not the certificate's");
-    Delivered { lease: fresh.lease.id.clone(), generation: fresh.lease.generation, leaf: chain_der[0].clone() }
+    Delivered { lease: fresh.lease.id.clone(), generation: fresh.lease.generation, leaf: leaf_der.to_vec() }
 }
 
 /// A keeper of `web`; it stops with this value.
@@ -314,5 +320,24 @@ fn a_credential_that_cannot_be_put_into_its_place_is_neither_shown_nor_acknowled
     let delivered = running.wait_for("it is delivered", |_| true);
     assert_eq!((delivered.lease.clone(), delivered.generation), (id, 1), "the very one that came");
     running.wait_acknowledged(&delivered);
+    running.stop();
+}
+
+#[test]
+fn what_expires_while_the_next_one_cannot_be_put_into_its_place_is_let_go_of() {
+    let (world, state) = (World::start(), tempfile::tempdir().unwrap());
+    let running = Running::start(&world, state.path(), Some(8));
+    let first = running.wait_for("a certificate", |_| true);
+    *running.readers.broken.lock().unwrap() = true;
+    wait_until(PATIENCE, "it is let go of", || running.desk.borrow().is_none().then_some(()));
+    assert!(SystemClock.now().as_second() >= validity(&first.leaf).1, "what is valid is kept");
+    assert_eq!(running.status.borrow().valid_until, None);
+    let told = running.status.borrow().last_error.clone().unwrap_or_default();
+    assert!(told.contains("the disk is full"), "the next one was there: {told}");
+    // That one has expired too when there is room again: readers see that what they get is valid.
+    std::thread::sleep(Duration::from_secs(8));
+    *running.readers.broken.lock().unwrap() = false;
+    let next = running.wait_for("one that is valid", |delivered| delivered.leaf != first.leaf);
+    assert!(running.desk.borrow().is_some() && validity(&next.leaf).1 > validity(&first.leaf).1);
     running.stop();
 }

@@ -176,7 +176,7 @@ mod tests {
     impl Connect for Silent {
         fn client(&self) -> Result<Client> {
             Client::new(Settings {
-                address: self.0.local_addr().unwrap().to_string().parse()?,
+                address: self.0.local_addr().unwrap().to_string().parse().unwrap(),
                 roots: Roots::System,
                 identity: None,
                 token: None,

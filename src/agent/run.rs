@@ -1,19 +1,13 @@
 //! Wires the agent together and runs it until it is told to end.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, RwLock, watch},
-    task::{JoinError, JoinSet, spawn_blocking},
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
 use tracing_subscriber::EnvFilter;
@@ -21,15 +15,15 @@ use tracing_subscriber::EnvFilter;
 use super::{
     bundle,
     config::{Config, LogConfig, LogFormat, RoleConfig},
-    desk::{Bundle, Desk, Fresh},
+    desk::{Bundle, Desk},
     health::{self, Board},
-    hook::{Hook, KILL_AFTER, STOP_GRACE},
+    hook::{KILL_AFTER, STOP_GRACE},
     identity::{self, SETTLE},
     jwts::Jwts,
-    keeper::{Connect, Deliver, Keeper, KeeperStatus, RoleToKeep},
+    keeper::{Connect, Keeper, KeeperStatus, RoleToKeep},
     kept::StateDir,
     notify::Notifier,
-    publish::Publisher,
+    outlet::{self, Deliveries},
     server::{Enrolled, Server},
     sockets::Sockets,
 };
@@ -39,9 +33,6 @@ use crate::{
     model::fault::Fault,
     unix::open_files,
 };
-
-/// Where it stands in the state directory which hooks are due.
-const DUE: &str = "due";
 
 /// How long everything may take to end when the agent is told to: more than a hook may.
 pub const STOP_TIMEOUT: Duration = STOP_GRACE.saturating_add(KILL_AFTER).saturating_add(Duration::from_secs(3));
@@ -127,7 +118,7 @@ impl Running {
             tracing::warn!(%warning, "configuration");
         }
         let deliveries = Deliveries::default();
-        let outlets = outlets(config, &deliveries)?;
+        let outlets = outlet::open(config, &deliveries)?;
         let sockets = Sockets::bind(config.sockets.clone())?.within(open_files);
         let health = match config.health {
             Some(address) => Some(health::bind(address).await?),
@@ -141,7 +132,7 @@ impl Running {
         for (role, outlet) in config.roles.iter().zip(outlets) {
             let (desk, following) = watch::channel(None);
             let (status, shown) = watch::channel(KeeperStatus::default());
-            if let Some(hook) = outlet.hook.clone() {
+            if let Some(hook) = outlet.hook() {
                 let shutdown = parts.shutdown.clone();
                 parts.tasks.spawn(async move {
                     hook.keep(shutdown).await;
@@ -221,17 +212,6 @@ impl Running {
     }
 }
 
-/// Deliveries under way: each runs on a thread of its own, and goes on when nobody waits for it any more.
-#[derive(Default, Clone)]
-pub struct Deliveries(Arc<RwLock<()>>);
-
-impl Deliveries {
-    /// Resolves when there is none. Whoever opens the same places earlier would see files come and go.
-    pub async fn over(&self) {
-        drop(self.0.write().await);
-    }
-}
-
 /// What starts the parts of a running agent.
 struct Parts {
     tasks: JoinSet<Result<()>>,
@@ -278,68 +258,6 @@ impl Parts {
             });
         }
     }
-}
-
-/// Where a credential of one role goes: to disk, and then its hook is told.
-pub struct Outlet {
-    publisher: Option<Arc<Publisher>>,
-    hook: Option<Arc<Hook>>,
-    deliveries: Deliveries,
-}
-
-impl Outlet {
-    /// Both are as the role's configuration has them; what is under way is counted among `deliveries`.
-    pub fn new(publisher: Option<Arc<Publisher>>, hook: Option<Arc<Hook>>, deliveries: Deliveries) -> Self {
-        Self { publisher, hook, deliveries }
-    }
-}
-
-#[async_trait]
-impl Deliver for Outlet {
-    async fn deliver(&self, fresh: &Arc<Fresh>, bundle: Option<&Arc<Bundle>>) -> Result<()> {
-        let (publisher, hook) = (self.publisher.clone(), self.hook.clone());
-        let (fresh, bundle) = (fresh.clone(), bundle.cloned());
-        let under_way = self.deliveries.0.clone().read_owned().await;
-        // The disk may be slow.
-        let put = spawn_blocking(move || {
-            let put = put(publisher.as_deref(), hook.as_deref(), &fresh, bundle.as_deref());
-            drop(under_way);
-            put
-        });
-        put.await.map_err(|error| Error::new(Kind::Other, "FILE", format!("publishing failed: {error}")))?
-    }
-}
-
-fn put(publisher: Option<&Publisher>, hook: Option<&Hook>, fresh: &Fresh, bundle: Option<&Bundle>) -> Result<()> {
-    let Some(publisher) = publisher else { return Ok(()) };
-    let Some(staged) = publisher.stage(fresh, bundle)? else {
-        // In force already, perhaps by a try that failed after that: who was to be told of it was not.
-        if let Some(hook) = hook {
-            hook.ring_if_due();
-        }
-        return Ok(());
-    };
-    if let Some(hook) = hook {
-        hook.mark()?;
-    }
-    staged.commit()?;
-    tracing::info!(dir = %publisher.dir().display(), generation = fresh.lease.generation, lease = fresh.lease.id, "fresh files");
-    if let Some(hook) = hook {
-        hook.ring();
-    }
-    Ok(())
-}
-
-fn outlets(config: &Config, deliveries: &Deliveries) -> Result<Vec<Outlet>> {
-    let due = config.state_dir.join(DUE);
-    config.roles.iter().map(|role| outlet(role, &due, deliveries.clone())).collect()
-}
-
-fn outlet(role: &RoleConfig, due: &Path, deliveries: Deliveries) -> Result<Outlet> {
-    let publisher = role.place.as_ref().map(Publisher::open).transpose()?.map(Arc::new);
-    let dir: Option<PathBuf> = role.place.as_ref().map(|place| place.dir.clone());
-    let hook = role.on_change.clone().map(|on_change| Hook::new(&role.name, on_change, dir, due)).transpose()?;
-    Ok(Outlet::new(publisher, hook.map(Arc::new), deliveries))
 }
 
 fn kept(role: &RoleConfig) -> RoleToKeep {

@@ -14,8 +14,8 @@ use daypass::{
         config::{DEFAULT_FILE_MODE, DEFAULT_HOOK_TIMEOUT, FileNames, OnChange, Place},
         hook::{Hook, MAX_OUTPUT, TRIES},
         keeper::Deliver,
+        outlet::{Deliveries, Outlet},
         publish::Publisher,
-        run::{Deliveries, Outlet},
     },
     model::SignedDuration,
 };

@@ -176,7 +176,7 @@ impl Keeper {
                 Err(error) => {
                     tracing::warn!(role = self.kept.name, code = error.code(), %error, "a role is not kept at the moment; tried again");
                     self.failed(&error);
-                    if error.kind() == Kind::NotAuthenticated {
+                    if error.kind() == Kind::NotAuthenticated || error.code() == "GENERATION_SUPERSEDED" {
                         self.server.was_refused();
                     }
                     if is_over(&error) {

@@ -125,8 +125,9 @@ fn a_revoked_identity_is_told_when_a_role_meets_it_and_a_new_enrolment_is_taken_
     // Streams that are open are not cut for it.
     world.kill();
     world.start_again();
-    let (_, body) = wait_until(PATIENCE, "it says so", || Some(agent.get("/readyz")).filter(|(status, _)| *status == 503));
-    assert!(body.contains("identity: ") && body.contains("revoked"), "{body}");
+    let says_so = || Some(agent.get("/readyz")).filter(|(status, body)| *status == 503 && body.contains("identity: "));
+    let (_, body) = wait_until(PATIENCE, "it says so", says_so);
+    assert!(body.contains("revoked"), "{body}");
 
     fs::remove_file(world.file("agent/state/identity")).unwrap();
     let second = enroll(&world);

@@ -73,6 +73,11 @@ impl Agent {
         });
     }
 
+    /// Waits for nothing that it was told so far.
+    pub fn pass_over(&self) {
+        self.ever_told.lock().unwrap().extend(self.told.lock().unwrap().drain(..));
+    }
+
     /// Which of these systemd was told, up to what was waited for last.
     pub fn has_told(&self, what: &[&str]) -> Vec<String> {
         let ever_told = self.ever_told.lock().unwrap();

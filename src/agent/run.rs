@@ -168,6 +168,7 @@ impl Running {
     ) -> Result<Ended> {
         let mut alive = ticks(notifier.alive_every().unwrap_or(LOOK_EVERY));
         let mut look = ticks(LOOK_EVERY);
+        told.parts_run();
         let ended = loop {
             tokio::select! {
                 said = signals.next() => match said {
@@ -302,6 +303,13 @@ impl Told {
         if self.ready {
             notifier.reloading();
             self.reloading_until = Some(Instant::now() + RELOAD_GRACE);
+        }
+    }
+
+    /// The parts run: from here on they have their time, however long those before took to end.
+    fn parts_run(&mut self) {
+        if let Some(until) = &mut self.reloading_until {
+            *until = Instant::now() + RELOAD_GRACE;
         }
     }
 

@@ -45,8 +45,8 @@ pub const MAX_HEAD: usize = 16 * 1024;
 pub struct Board {
     roles: Vec<(String, watch::Receiver<KeeperStatus>)>,
     identity: Option<watch::Receiver<Arc<Identity>>>,
-    /// Why the identity cannot be kept any more.
-    lost: Option<watch::Receiver<Option<String>>>,
+    /// Why the identity cannot be kept.
+    lost: Option<watch::Receiver<Option<Error>>>,
     clock: Arc<dyn Clock>,
     metrics: PrometheusHandle,
 }
@@ -59,7 +59,7 @@ impl Board {
 
     /// With an identity that is kept too.
     #[must_use]
-    pub fn with_identity(mut self, identity: watch::Receiver<Arc<Identity>>, lost: watch::Receiver<Option<String>>) -> Self {
+    pub fn with_identity(mut self, identity: watch::Receiver<Arc<Identity>>, lost: watch::Receiver<Option<Error>>) -> Self {
         (self.identity, self.lost) = (Some(identity), Some(lost));
         self
     }
@@ -78,7 +78,7 @@ impl Board {
             let last = status.last_error.as_ref().map(|error| format!(" ({})", one_line(error))).unwrap_or_default();
             Some(format!("role {name}: {why}{last}"))
         });
-        let lost = self.lost.as_ref().and_then(|lost| lost.borrow().clone()).map(|why| format!("identity: {}", one_line(&why)));
+        let lost = self.lost.as_ref().and_then(|lost| lost.borrow().clone()).map(|why| format!("identity: {}", one_line(why.message())));
         missing.chain(lost).collect()
     }
 
@@ -253,7 +253,7 @@ mod tests {
             ["role r1: its credential expired at 1970-01-01T00:01:40Z", "role r2: it has no credential yet (DENIED: no way)"]
         );
         assert_eq!(board.fresh(), (1, 3));
-        let (_sender, lost) = watch::channel(Some("revoked".to_owned()));
+        let (_sender, lost) = watch::channel(Some(Error::new(Kind::NotAuthenticated, "CERTIFICATE_REVOKED", "revoked")));
         let board = Board { lost: Some(lost), ..board };
         assert_eq!(board.missing()[2], "identity: revoked");
     }

@@ -132,6 +132,13 @@ impl Hook {
         self.due.send_modify(|due| *due += 1);
     }
 
+    /// The same where a run is due by the disk: whoever marked it may not have come to [`Self::ring`].
+    pub fn ring_if_due(&self) {
+        if self.marker.is_set() {
+            self.ring();
+        }
+    }
+
     /// Runs it whenever it is due, until the agent ends.
     pub async fn keep(&self, mut shutdown: watch::Receiver<bool>) {
         let mut due = self.due.subscribe();

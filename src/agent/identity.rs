@@ -29,7 +29,7 @@ use crate::{
     unix::{files, folder},
 };
 
-pub use self::keep::{Keeper, SETTLE};
+pub use self::keep::{Keeper, LOOK_AGAIN, SETTLE};
 
 /// The link to the identity in force.
 pub const IDENTITY: &str = "identity";
@@ -188,19 +188,44 @@ impl IdentityDir {
     /// Puts an identity in force: whole, and on disk when this returns. The one before is removed.
     ///
     /// # Errors
-    /// What the disk says; then the one before is in force.
+    /// What the disk says; then the one before is in force, unless nothing but the last sync failed.
     pub fn store(&self, identity: &Identity) -> Result<()> {
         let random = hex::encode(&clock::random::<8>());
         let name = format!("{IDENTITY}.{random}");
         let dir = self.state_dir.join(&name);
         let stored = self.write(&dir, identity).and_then(|()| self.point_to(&name, &random));
         if stored.is_err() {
-            // What remains is never linked to, and removed with the next one.
-            let _ = fs::remove_dir_all(&dir);
+            self.remove_unless_in_force(&name);
         }
         stored?;
         self.remove_but(&name);
         Ok(())
+    }
+
+    /// The same for the next identity of a lease, in place of `present`.
+    ///
+    /// # Errors
+    /// As [`Self::check_in_force`], and [`Self::store`].
+    pub fn replace(&self, present: &Identity, next: &Identity) -> Result<()> {
+        self.check_in_force(&present.kept)?;
+        self.store(next)
+    }
+
+    /// Sees that an identity of this lease is in force still: somebody may enrol the agent anew while it runs, and theirs is to stay.
+    ///
+    /// # Errors
+    /// `IDENTITY_REPLACED` when there is none any more, or one of another lease.
+    pub fn check_in_force(&self, kept: &KeptIdentity) -> Result<()> {
+        let replaced = |how: &str| Err(Error::new(Kind::Other, "IDENTITY_REPLACED", format!("{} {how}", self.path().display())));
+        if !self.is_filled() {
+            return replaced("was taken away while the agent runs with it");
+        }
+        // A damaged one is nobody's, and replaced.
+        let found = read_bounded(&self.path().join(LEASE)).ok().and_then(|text| serde_json::from_slice::<KeptIdentity>(&text).ok());
+        match found {
+            Some(found) if found.lease_id != kept.lease_id => replaced("is of another enrolment than the agent runs with"),
+            _ => Ok(()),
+        }
     }
 
     fn write(&self, dir: &Path, identity: &Identity) -> Result<()> {
@@ -222,6 +247,14 @@ impl IdentityDir {
         let link = self.state_dir.join(format!(".{IDENTITY}.{random}"));
         let pointed = files::replace_link(&self.path(), Path::new(name), &link).and_then(|()| files::sync_dir(&self.state_dir));
         pointed.map_err(|error| fault(&self.path(), &error))
+    }
+
+    /// What could not be stored goes, unless the link leads to it already: then it stays until the next one.
+    fn remove_unless_in_force(&self, name: &str) {
+        if !fs::read_link(self.path()).is_ok_and(|target| target == Path::new(name)) {
+            // What remains is never linked to, and removed with the next one.
+            let _ = fs::remove_dir_all(self.state_dir.join(name));
+        }
     }
 
     /// Removes the directories of earlier identities, and a key that was asked for: it is the identity's own, or nobody's, and must not be
@@ -289,7 +322,7 @@ pub async fn acknowledge(dir: &IdentityDir, client: &mut Client, identity: &Iden
         roots_der: identity.roots_der.clone(),
         key_pem: identity.key_pem.clone(),
     };
-    dir.store(&acknowledged)?;
+    dir.replace(identity, &acknowledged)?;
     Ok(acknowledged)
 }
 

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use zeroize::Zeroizing;
 
@@ -39,6 +39,12 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How much of a credential's life is left when another lease is asked for, where no renewal can move its end: a third of it.
 const LAST_PART: i32 = 3;
 
+/// How long past the window of its rotation a credential is waited for at least, before another stream is opened: the server may be busy.
+pub const SHORTEST_SILENCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long it is waited for at most.
+pub const LONGEST_SILENCE: SignedDuration = SignedDuration::from_mins(5);
+
 /// Makes clients that say who the agent is at that moment.
 pub trait Connect: Send + Sync {
     /// A client.
@@ -51,6 +57,9 @@ pub trait Connect: Send + Sync {
     fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
         None
     }
+
+    /// Says that the server did not take the agent's identity: whoever keeps it has a look.
+    fn was_refused(&self) {}
 }
 
 /// Puts a fresh credential where its readers find it.
@@ -167,6 +176,9 @@ impl Keeper {
                 Err(error) => {
                     tracing::warn!(role = self.kept.name, code = error.code(), %error, "a role is not kept at the moment; tried again");
                     self.failed(&error);
+                    if error.kind() == Kind::NotAuthenticated || error.code() == "GENERATION_SUPERSEDED" {
+                        self.server.was_refused();
+                    }
                     if is_over(&error) {
                         self.forget();
                     }
@@ -190,8 +202,9 @@ impl Keeper {
     async fn session(&mut self) -> Result<Ended> {
         let mut session = self.open().await?;
         self.status.send_modify(|status| status.connected = true);
+        let opened_at = self.clock.now();
         loop {
-            let anew_at = self.anew_at();
+            let (anew_at, overdue_at) = (self.anew_at(), self.overdue_at(opened_at));
             let (expires_at, mut bundle) = (self.valid_until(), self.bundle.clone());
             tokio::select! {
                 message = session.watching.next() => match message? {
@@ -203,6 +216,11 @@ impl Keeper {
                 },
                 () = session.standing.ends() => return Ok(Ended::Again),
                 () = self.until(anew_at) => return Ok(Ended::Anew),
+                // The stream stands, and its server does not rotate: it may have lost its store, and another one not.
+                () = self.until(overdue_at) => {
+                    tracing::warn!(role = self.kept.name, "the next credential is overdue; the lease is watched over a new connection");
+                    return Ok(Ended::Again);
+                }
                 () = self.until(expires_at) => return Ok(Ended::Anew),
                 Ok(()) = bundle.changed() => self.hand_out_again().await,
             }
@@ -277,7 +295,9 @@ impl Keeper {
             return Err(Error::bad_answer("holds a key or a credential that cannot be read"));
         };
         self.keep_on_disk().await;
-        self.hand_out(&Arc::new(fresh)).await;
+        if !self.hand_out(&Arc::new(fresh)).await {
+            return Err(Error::new(Kind::Other, "EXPIRED", "the credential expired before it could be put into its place"));
+        }
         self.status.send_modify(|status| status.rotations += 1);
         self.acknowledge(session, &id, generation).await
     }
@@ -323,21 +343,24 @@ impl Keeper {
         while let Err(error) = self.state.store(&self.kept, &self.role) {
             tracing::error!(role = self.kept.name, %error, "a credential cannot be kept in the state directory; tried again");
             self.failed(&error);
-            sleep(backoff.pause()).await;
+            self.pause(backoff.pause()).await;
         }
     }
 
-    /// Hands a credential to its files, until it is there, and then to the sockets.
-    async fn hand_out(&mut self, fresh: &Arc<Fresh>) {
+    /// Hands a credential to its files, until it is there, and then to the sockets. Answers whether it was there before it expired.
+    async fn hand_out(&mut self, fresh: &Arc<Fresh>) -> bool {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let bundle = loop {
+            if expiry(&fresh.credential) <= self.clock.now() {
+                return false;
+            }
             let bundle = self.bundle.borrow_and_update().clone();
             match self.deliver.deliver(fresh, bundle.as_ref()).await {
                 Ok(()) => break bundle,
                 Err(error) => {
                     tracing::error!(role = self.kept.name, %error, "a credential cannot be put into its place; tried again");
                     self.failed(&error);
-                    sleep(backoff.pause()).await;
+                    self.pause(backoff.pause()).await;
                 }
             }
         };
@@ -347,6 +370,7 @@ impl Keeper {
             status.generation = fresh.lease.generation;
             status.bundle_version = bundle.map(|bundle| bundle.version.clone());
         });
+        true
     }
 
     /// The bundle has changed: what is valid goes to its files with the new one.
@@ -371,6 +395,15 @@ impl Keeper {
         };
         let left = (until.duration_since(made_at) / LAST_PART).min(SignedDuration::from_hours(1));
         Some(until - left)
+    }
+
+    /// When a stream that was opened then has been silent for too long: the window of the rotation is over, and some time more. A new one
+    /// has that time too.
+    fn overdue_at(&self, opened_at: Timestamp) -> Option<Timestamp> {
+        let held = self.role.held.as_ref().filter(|_| !self.role.over)?;
+        let window = held.watched.lease.rotation?;
+        let silence = window.end.duration_since(window.start).clamp(SHORTEST_SILENCE, LONGEST_SILENCE);
+        window.end.max(opened_at).checked_add(silence).ok()
     }
 
     fn valid_until(&self) -> Option<Timestamp> {
@@ -399,7 +432,19 @@ impl Keeper {
         }
     }
 
-    /// A pause, in which what expires is still let go of, and a new bundle still reaches the files.
+    /// A pause, in which what expires is still let go of.
+    async fn pause(&self, pause: Duration) {
+        let over = Instant::now() + pause;
+        loop {
+            let expires_at = self.desk.borrow().as_ref().map(|fresh| expiry(&fresh.credential));
+            tokio::select! {
+                () = sleep_until(over) => return,
+                () = self.until(expires_at) => self.let_go_of_the_dead(),
+            }
+        }
+    }
+
+    /// The same, in which what expires is still let go of, and a new bundle still reaches the files.
     async fn rest(&mut self, pause: Duration) {
         let over = Instant::now() + pause;
         loop {

@@ -8,6 +8,7 @@
 //! | [`server`] | who the agent is at the server, at that moment |
 //! | [`keeper`] | keeps one role: watches its lease, hands out what is fresh, acknowledges |
 //! | [`kept`] | the state directory |
+//! | [`outlet`] | where a role's credential goes: its files, then its hook |
 //! | [`publish`] | a role's files: all of one making at one moment |
 //! | [`hook`] | what is told after a change |
 //! | [`desk`] | what the agent has in its hands, as it is and as it becomes |
@@ -31,6 +32,7 @@ mod jwts;
 pub mod keeper;
 pub mod kept;
 pub mod notify;
+pub mod outlet;
 pub mod publish;
 pub mod run;
 pub mod server;

@@ -96,13 +96,15 @@ impl Publisher {
         &self.dir
     }
 
-    /// Writes the files of a credential beside those in force; none when those are the same already.
+    /// Writes the files of a credential beside those in force; none when those are the same already, and durable.
     ///
     /// # Errors
     /// When the credential is none that can be written, or what the disk says; then nothing has changed.
     pub fn stage(&self, fresh: &Fresh, bundle: Option<&Bundle>) -> Result<Option<Staged<'_>>> {
         let wanted = self.wanted(fresh, bundle)?;
         if self.is_in_force(&wanted) {
+            // A commit may have failed right before its end.
+            sync(&self.dir)?;
             return Ok(None);
         }
         let version = format!("{VERSION}{}", random());

@@ -1,35 +1,29 @@
 //! Wires the agent together and runs it until it is told to end.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::{JoinError, JoinSet, spawn_blocking},
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
 use tracing_subscriber::EnvFilter;
 
 use super::{
     bundle,
     config::{Config, LogConfig, LogFormat, RoleConfig},
-    desk::{Bundle, Desk, Fresh},
+    desk::{Bundle, Desk},
     health::{self, Board},
-    hook::{Hook, KILL_AFTER, STOP_GRACE},
+    hook::{KILL_AFTER, STOP_GRACE},
     identity::{self, SETTLE},
     jwts::Jwts,
-    keeper::{Connect, Deliver, Keeper, KeeperStatus, RoleToKeep},
+    keeper::{Connect, Keeper, KeeperStatus, RoleToKeep},
     kept::StateDir,
     notify::Notifier,
-    publish::Publisher,
+    outlet::{self, Deliveries},
     server::{Enrolled, Server},
     sockets::Sockets,
 };
@@ -37,13 +31,14 @@ use crate::{
     client::error::{Error, Kind, Result},
     clock::{Clock, SystemClock},
     model::fault::Fault,
+    unix::open_files,
 };
-
-/// Where it stands in the state directory which hooks are due.
-const DUE: &str = "due";
 
 /// How long everything may take to end when the agent is told to: more than a hook may.
 pub const STOP_TIMEOUT: Duration = STOP_GRACE.saturating_add(KILL_AFTER).saturating_add(Duration::from_secs(3));
+
+/// How long after a reload systemd hears that it is over though a role has no credential yet: one that is denied never has one.
+pub const RELOAD_GRACE: Duration = Duration::from_secs(10);
 
 /// How often systemd is told what changed while nothing rotates: something may have expired.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -66,11 +61,13 @@ enum Ended {
 pub async fn run(config: Config, path: &Path) -> Result<()> {
     start_log(&config.log)?;
     let metrics = start_metrics()?;
+    let open_files = open_files::raise();
     let mut signals = Signals::new()?;
     let notifier = Notifier::from_env(&|name| std::env::var_os(name), std::process::id());
     let (mut config, mut before) = (config, None);
+    let mut told = Told::default();
     loop {
-        let running = match Running::start(&config, &metrics).await {
+        let running = match Running::start(&config, &metrics, open_files).await {
             Ok(running) => running,
             // What ran until a moment ago runs again.
             Err(error) => match before.take() {
@@ -82,7 +79,7 @@ pub async fn run(config: Config, path: &Path) -> Result<()> {
                 None => return Err(error),
             },
         };
-        match running.until_told(&mut signals, &notifier, &config, path).await? {
+        match running.until_told(&mut signals, &notifier, &mut told, &config, path).await? {
             Ended::Stopped => return Ok(()),
             Ended::Changed(next) => before = Some(std::mem::replace(&mut config, *next)),
         }
@@ -105,10 +102,13 @@ struct Running {
     /// The same, to wait at.
     changes: Board,
     stop: watch::Sender<bool>,
+    deliveries: Deliveries,
+    /// Rung when somebody may have enrolled the agent anew.
+    doubts: Option<Arc<Notify>>,
 }
 
 impl Running {
-    async fn start(config: &Config, metrics: &PrometheusHandle) -> Result<Self> {
+    async fn start(config: &Config, metrics: &PrometheusHandle, open_files: u64) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         // First: no two agents write into the same places.
         let state = StateDir::open(&config.state_dir)?;
@@ -117,8 +117,9 @@ impl Running {
         for warning in server.settings()?.warnings {
             tracing::warn!(%warning, "configuration");
         }
-        let outlets = outlets(config)?;
-        let sockets = Sockets::bind(config.sockets.clone())?;
+        let deliveries = Deliveries::default();
+        let outlets = outlet::open(config, &deliveries)?;
+        let sockets = Sockets::bind(config.sockets.clone())?.within(open_files);
         let health = match config.health {
             Some(address) => Some(health::bind(address).await?),
             None => None,
@@ -131,7 +132,7 @@ impl Running {
         for (role, outlet) in config.roles.iter().zip(outlets) {
             let (desk, following) = watch::channel(None);
             let (status, shown) = watch::channel(KeeperStatus::default());
-            if let Some(hook) = outlet.hook.clone() {
+            if let Some(hook) = outlet.hook() {
                 let shutdown = parts.shutdown.clone();
                 parts.tasks.spawn(async move {
                     hook.keep(shutdown).await;
@@ -147,28 +148,39 @@ impl Running {
         parts.follow_bundle(bundle_sender, readers);
         let board = || Board::new(statuses.clone(), parts.clock.clone(), metrics.clone());
         let (mut shown, changes) = (board(), board());
+        let doubts = enrolled.as_ref().map(|enrolled| enrolled.doubts.clone());
         if let Some(enrolled) = enrolled {
             shown = parts.keep_identity(config, enrolled, shown)?;
         }
         let board = Arc::new(shown);
         parts.serve(sockets, Arc::new(Desk::new(roles, bundle)), health, &board);
-        Ok(Self { tasks: parts.tasks, board, changes, stop })
+        Ok(Self { tasks: parts.tasks, board, changes, stop, deliveries, doubts })
     }
 
     /// Runs until a signal says otherwise, or something ends by itself.
-    async fn until_told(mut self, signals: &mut Signals, notifier: &Notifier, config: &Config, path: &Path) -> Result<Ended> {
+    async fn until_told(
+        mut self,
+        signals: &mut Signals,
+        notifier: &Notifier,
+        told: &mut Told,
+        config: &Config,
+        path: &Path,
+    ) -> Result<Ended> {
         let mut alive = ticks(notifier.alive_every().unwrap_or(LOOK_EVERY));
         let mut look = ticks(LOOK_EVERY);
-        let mut told = Told::default();
+        told.parts_run();
         let ended = loop {
             tokio::select! {
                 said = signals.next() => match said {
                     Said::End => break Ok(Ended::Stopped),
                     Said::Reload => {
-                        notifier.reloading();
+                        told.reloading(notifier);
                         match reload(config, path) {
                             Some(next) => break Ok(Ended::Changed(Box::new(next))),
-                            None => notifier.ready(),
+                            None => told.reloaded(notifier),
+                        }
+                        if let Some(doubts) = &self.doubts {
+                            doubts.notify_one();
                         }
                     }
                 },
@@ -189,7 +201,7 @@ impl Running {
         ended
     }
 
-    /// Ends everything; what does not end in time is cut.
+    /// Ends everything; what does not end in time is cut, but for files on their way to disk.
     async fn stop(mut self) {
         self.stop.send_replace(true);
         let all = async { while self.tasks.join_next().await.is_some() {} };
@@ -197,6 +209,7 @@ impl Running {
             tracing::warn!("some parts of the agent did not end in time and are cut");
         }
         self.tasks.shutdown().await;
+        self.deliveries.over().await;
     }
 }
 
@@ -217,23 +230,17 @@ impl Parts {
         });
     }
 
-    /// Renews the identity. When that cannot be done any more, the agent goes on with what is valid, and says that it is not ready.
+    /// Renews the identity. While that cannot be done, the agent goes on with what is valid, and says that it is not ready.
     fn keep_identity(&mut self, config: &Config, enrolled: Enrolled, board: Board) -> Result<Board> {
-        let Enrolled { dir, current } = enrolled;
+        let Enrolled { dir, current, doubts } = enrolled;
         let (address, roots, timeout) = (config.server.address.clone(), self.server.roots()?, config.server.timeout);
-        let keeper = identity::Keeper { dir, address, roots, timeout, settle: SETTLE, clock: self.clock.clone() };
+        let keeper = identity::Keeper { dir, address, roots, timeout, settle: SETTLE, doubts, clock: self.clock.clone() };
         let (lost, why) = watch::channel(None);
         let board = board.with_identity(current.subscribe(), why);
         let mut shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let kept = async {
-                let error = keeper.run(&current).await;
-                tracing::error!(code = error.code(), %error, "the agent's identity is lost: get a code and enrol it anew");
-                lost.send_replace(Some(error.message().to_owned()));
-                std::future::pending::<()>().await;
-            };
             tokio::select! {
-                () = kept => {}
+                () = keeper.run(&current, &lost) => {}
                 () = super::over(&mut shutdown) => {}
             }
             Ok(())
@@ -252,56 +259,6 @@ impl Parts {
             });
         }
     }
-}
-
-/// Where a credential of one role goes: to disk, and then its hook is told.
-pub struct Outlet {
-    publisher: Option<Arc<Publisher>>,
-    hook: Option<Arc<Hook>>,
-}
-
-impl Outlet {
-    /// Both are as the role's configuration has them.
-    pub fn new(publisher: Option<Arc<Publisher>>, hook: Option<Arc<Hook>>) -> Self {
-        Self { publisher, hook }
-    }
-}
-
-#[async_trait]
-impl Deliver for Outlet {
-    async fn deliver(&self, fresh: &Arc<Fresh>, bundle: Option<&Arc<Bundle>>) -> Result<()> {
-        let (publisher, hook) = (self.publisher.clone(), self.hook.clone());
-        let (fresh, bundle) = (fresh.clone(), bundle.cloned());
-        // The disk may be slow.
-        let put = spawn_blocking(move || put(publisher.as_deref(), hook.as_deref(), &fresh, bundle.as_deref()));
-        put.await.map_err(|error| Error::new(Kind::Other, "FILE", format!("publishing failed: {error}")))?
-    }
-}
-
-fn put(publisher: Option<&Publisher>, hook: Option<&Hook>, fresh: &Fresh, bundle: Option<&Bundle>) -> Result<()> {
-    let Some(publisher) = publisher else { return Ok(()) };
-    let Some(staged) = publisher.stage(fresh, bundle)? else { return Ok(()) };
-    if let Some(hook) = hook {
-        hook.mark()?;
-    }
-    staged.commit()?;
-    tracing::info!(dir = %publisher.dir().display(), generation = fresh.lease.generation, lease = fresh.lease.id, "fresh files");
-    if let Some(hook) = hook {
-        hook.ring();
-    }
-    Ok(())
-}
-
-fn outlets(config: &Config) -> Result<Vec<Outlet>> {
-    let due = config.state_dir.join(DUE);
-    config.roles.iter().map(|role| outlet(role, &due)).collect()
-}
-
-fn outlet(role: &RoleConfig, due: &Path) -> Result<Outlet> {
-    let publisher = role.place.as_ref().map(Publisher::open).transpose()?.map(Arc::new);
-    let dir: Option<PathBuf> = role.place.as_ref().map(|place| place.dir.clone());
-    let hook = role.on_change.clone().map(|on_change| Hook::new(&role.name, on_change, dir, due)).transpose()?;
-    Ok(Outlet::new(publisher, hook.map(Arc::new)))
 }
 
 fn kept(role: &RoleConfig) -> RoleToKeep {
@@ -331,21 +288,48 @@ fn reload(config: &Config, path: &Path) -> Option<Config> {
     Some(next)
 }
 
-/// What systemd knows.
+/// What systemd knows, through all reloads.
 #[derive(Default)]
 struct Told {
     ready: bool,
+    /// Until when a reload may take; none while there is none.
+    reloading_until: Option<Instant>,
     status: String,
 }
 
 impl Told {
-    /// Ready once every role has a credential where its readers find it; it is said once.
+    /// A reload begins. Before it was ready, that is no news: it still starts.
+    fn reloading(&mut self, notifier: &Notifier) {
+        if self.ready {
+            notifier.reloading();
+            self.reloading_until = Some(Instant::now() + RELOAD_GRACE);
+        }
+    }
+
+    /// The parts run: from here on they have their time, however long those before took to end.
+    fn parts_run(&mut self) {
+        if let Some(until) = &mut self.reloading_until {
+            *until = Instant::now() + RELOAD_GRACE;
+        }
+    }
+
+    /// A reload is over.
+    fn reloaded(&mut self, notifier: &Notifier) {
+        if self.reloading_until.take().is_some() {
+            notifier.ready();
+        }
+    }
+
+    /// Ready once every role has a credential where its readers find it; it is said once, and after each reload.
     fn tell(&mut self, board: &Board, notifier: &Notifier) {
         let (fresh, all) = board.fresh();
         let status = format!("{fresh} of {all} roles fresh");
         if self.status != status {
             notifier.status(&status);
             self.status = status;
+        }
+        if fresh == all || self.reloading_until.is_some_and(|until| until <= Instant::now()) {
+            self.reloaded(notifier);
         }
         if !self.ready && fresh == all {
             self.ready = true;

@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     config::{Config, IdentityWay, ServerConfig},
@@ -22,6 +22,7 @@ pub struct Server {
     config: ServerConfig,
     way: IdentityWay,
     enrolled: Option<watch::Receiver<Arc<Identity>>>,
+    doubts: Option<Arc<Notify>>,
 }
 
 /// The identity that the agent enrolled for, where it lies and as it becomes.
@@ -30,6 +31,8 @@ pub struct Enrolled {
     pub dir: IdentityDir,
     /// Whoever renews it puts the next one here.
     pub current: watch::Sender<Arc<Identity>>,
+    /// Who has reason to think that it is not in force any more says so here.
+    pub doubts: Arc<Notify>,
 }
 
 impl Enrolled {
@@ -43,14 +46,15 @@ impl Enrolled {
         }
         let dir = IdentityDir::open(&config.state_dir)?;
         let current = watch::Sender::new(Arc::new(dir.load()?));
-        Ok(Some(Self { dir, current }))
+        Ok(Some(Self { dir, current, doubts: Arc::default() }))
     }
 }
 
 impl Server {
     /// By the configuration; nothing is read yet.
     pub fn new(config: &Config, enrolled: Option<&Enrolled>) -> Self {
-        Self { config: config.server.clone(), way: config.identity.clone(), enrolled: enrolled.map(|found| found.current.subscribe()) }
+        let (current, doubts) = enrolled.map(|found| (found.current.subscribe(), found.doubts.clone())).unzip();
+        Self { config: config.server.clone(), way: config.identity.clone(), enrolled: current, doubts }
     }
 
     /// Whom to trust for it.
@@ -108,6 +112,12 @@ impl Connect for Server {
 
     fn identity(&self) -> Option<watch::Receiver<Arc<Identity>>> {
         self.enrolled.clone()
+    }
+
+    fn was_refused(&self) {
+        if let Some(doubts) = &self.doubts {
+            doubts.notify_one();
+        }
     }
 }
 

@@ -2,5 +2,7 @@
 
 pub mod files;
 pub mod folder;
+pub mod open_files;
 pub mod peer;
 pub mod place;
+pub mod seldom;

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{Stream, stream};
@@ -16,6 +16,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tonic::{Request, Status, transport::server::Connected};
+
+use super::seldom::Seldom;
 
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -65,7 +67,8 @@ pub fn incoming(listener: UnixListener, most: Most, refused: impl Fn(Peer)) -> i
 }
 
 fn incoming_within(listener: UnixListener, places: Arc<Places>, refused: impl Fn(Peer)) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listener, places, refused), async |(listener, places, refused)| {
+    let begun = (listener, places, refused, Seldom::default());
+    stream::unfold(begun, async |(listener, places, refused, lines)| {
         loop {
             // Nobody closes the semaphore.
             let permit = places.all.clone().acquire_owned().await.ok()?;
@@ -74,12 +77,14 @@ fn incoming_within(listener: UnixListener, places: Arc<Places>, refused: impl Fn
                 Ok((found, stream)) => {
                     let peer = Peer { uid: found.uid(), gid: found.gid(), pid: found.pid() };
                     if let Some(place) = places.enter(peer.uid, permit) {
-                        return Some((Ok(Connection { stream, peer, _place: place }), (listener, places, refused)));
+                        return Some((Ok(Connection { stream, peer, _place: place }), (listener, places, refused, lines)));
                     }
                     refused(peer);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, socket = ?listener.local_addr().ok(), "a connection could not be accepted");
+                    if lines.may(Instant::now()) {
+                        tracing::warn!(%error, socket = ?listener.local_addr().ok(), "a connection could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{Identity, IdentityDir, acknowledge, renewed};
 use crate::{
@@ -25,6 +28,10 @@ const _: () = assert!(SETTLE.as_secs() > DEFAULT_TIMEOUT.as_secs());
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often it is looked for another enrolment once the identity is lost.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a doubt waits after the look that the one before brought about.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Keeps one identity.
 pub struct Keeper {
@@ -38,35 +45,68 @@ pub struct Keeper {
     pub timeout: Duration,
     /// [`SETTLE`], or less in a test.
     pub settle: Duration,
+    /// Whoever was refused with the identity says so here, and whoever enrolled the agent anew.
+    pub doubts: Arc<Notify>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
 
 impl Keeper {
-    /// Keeps what `current` holds fresh, there and on disk, for as long as that can be done; gives why it cannot be done any more: the
-    /// identity is revoked, superseded by another holder's, or past its end. What fails for another reason is tried again.
-    pub async fn run(&self, current: &watch::Sender<Arc<Identity>>) -> Error {
+    /// Keeps what `current` holds fresh, there and on disk; never returns. `lost` has why that cannot be done now: the identity has expired by
+    /// this machine's clock, or it is revoked, or superseded by another holder's. An identity of another enrolment that is found on disk is
+    /// taken up in its place.
+    pub async fn run(&self, current: &watch::Sender<Arc<Identity>>, lost: &watch::Sender<Option<Error>>) {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut looked_at = None;
         loop {
-            match self.turn(current).await {
+            self.take_up(current);
+            self.tell_expiry(current, lost);
+            match self.turn(current, &mut looked_at).await {
                 Ok(()) => backoff.reset(),
-                Err(error) if is_final(&error) => return error,
+                Err(error) if is_final(&error) => {
+                    tracing::error!(code = error.code(), %error, "the agent's identity is lost: get a code and enrol it anew");
+                    lost.send_replace(Some(error));
+                    while !self.take_up(current) {
+                        sleep(LOOK_EVERY).await;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, code = error.code(), "the agent's identity will be looked after again");
                     sleep(backoff.pause()).await;
                 }
             }
-            let expires_at = current.borrow().kept.expires_at;
-            if self.clock.now() >= expires_at {
-                let text = format!("the agent's identity expired at {expires_at}; get a code and enrol anew");
-                return Error::new(Kind::NotAuthenticated, "IDENTITY_EXPIRED", text);
-            }
         }
     }
 
+    /// Takes up what somebody enrolled the agent for anew. Answers whether there was something.
+    fn take_up(&self, current: &watch::Sender<Arc<Identity>>) -> bool {
+        let Ok(found) = self.dir.load() else { return false };
+        let is_another = found.kept.lease_id != current.borrow().kept.lease_id;
+        if is_another {
+            tracing::info!(lease = found.kept.lease_id, subject = found.kept.subject, "the agent was enrolled anew, and takes that up");
+            current.send_replace(Arc::new(found));
+        }
+        is_another
+    }
+
+    /// The clock may be wrong, and right again later: what has expired by it is not given up.
+    fn tell_expiry(&self, current: &watch::Sender<Arc<Identity>>, lost: &watch::Sender<Option<Error>>) {
+        let expires_at = current.borrow().kept.expires_at;
+        let expired = (self.clock.now() >= expires_at).then(|| expired(expires_at));
+        lost.send_if_modified(|lost| {
+            let differs = lost.is_some() != expired.is_some();
+            if let Some(error) = expired.as_ref().filter(|_| differs) {
+                tracing::error!(code = error.code(), %error, "the agent's identity is lost");
+            }
+            *lost = expired;
+            differs
+        });
+    }
+
     /// One thing that is to be done: acknowledge, wait, or renew.
-    async fn turn(&self, current: &watch::Sender<Arc<Identity>>) -> Result<()> {
+    async fn turn(&self, current: &watch::Sender<Arc<Identity>>, looked_at: &mut Option<Instant>) -> Result<()> {
         let identity = current.borrow().clone();
+        self.dir.check_in_force(&identity.kept)?;
         if !identity.kept.acknowledged {
             // Also after a restart: whoever was started before may still be at a handshake with the one before.
             sleep(self.settle).await;
@@ -83,19 +123,40 @@ impl Keeper {
             }
         }
         let Some(from) = identity.kept.renew_from else {
-            clock::until(&*self.clock, identity.kept.expires_at).await;
-            return Ok(());
+            let expires_at = identity.kept.expires_at;
+            return if self.clock.now() < expires_at {
+                self.wait(expires_at, &identity, looked_at).await
+            } else {
+                Err(expired(expires_at))
+            };
         };
         let due = drawn_between(from, identity.kept.renew_before.unwrap_or(from), &identity.kept.lease_id);
         if self.clock.now() < due {
-            clock::until(&*self.clock, due).await;
-            return Ok(());
+            return self.wait(due, &identity, looked_at).await;
         }
         let next = renewed(&mut self.client(&identity)?, &identity).await?;
-        self.dir.store(&next)?;
+        self.dir.replace(&identity, &next)?;
         tracing::info!(generation = next.kept.generation, expires_at = %next.kept.expires_at, "the agent's identity is renewed");
         current.send_replace(Arc::new(next));
         Ok(())
+    }
+
+    /// Waits for a time. A doubt ends that, with a look whether the server still takes the identity.
+    async fn wait(&self, at: Timestamp, identity: &Identity, looked_at: &mut Option<Instant>) -> Result<()> {
+        let (last, doubts) = (*looked_at, &self.doubts);
+        let doubted = async {
+            if let Some(last) = last {
+                sleep_until(last + LOOK_AGAIN).await;
+            }
+            doubts.notified().await;
+        };
+        tokio::select! {
+            () = clock::until(&*self.clock, at) => return Ok(()),
+            () = doubted => {}
+        }
+        self.dir.check_in_force(&identity.kept)?;
+        *looked_at = Some(Instant::now());
+        self.client(identity)?.who_am_i().await.map(drop)
     }
 
     async fn acknowledge(&self, identity: &Identity) -> Result<Identity> {
@@ -120,6 +181,11 @@ impl Keeper {
             warnings: Vec::new(),
         })
     }
+}
+
+fn expired(at: Timestamp) -> Error {
+    let text = format!("the agent's identity expired at {at}; get a code and enrol anew");
+    Error::new(Kind::NotAuthenticated, "IDENTITY_EXPIRED", text)
 }
 
 /// Nothing that time would change: the certificate is refused, or its lease is not this holder's.

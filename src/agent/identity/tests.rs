@@ -1,11 +1,26 @@
 //! An identity on disk: whole, closed to others, and found again.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use rcgen::{CertificateParams, KeyPair, SerialNumber};
 
+use tokio::sync::{Notify, watch};
+
 use super::*;
-use crate::client::types::{CredentialKind, LeaseState, Reach, Revocation, RotationWindow};
+use crate::{
+    client::{
+        settings::Roots,
+        types::{CredentialKind, LeaseState, Reach, Revocation, RotationWindow},
+    },
+    clock::Clock,
+};
 
 fn lease(generation: u32) -> Lease {
     let at = |second| Timestamp::from_second(second).unwrap();
@@ -103,6 +118,43 @@ fn what_cannot_be_written_leaves_the_one_before() {
 }
 
 #[test]
+fn what_is_in_force_stays_though_it_could_not_be_synced() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    dir.store(&identity(1)).unwrap();
+    let name = fs::read_link(dir.path()).unwrap();
+    dir.remove_unless_in_force(name.to_str().unwrap());
+    assert_eq!(dir.load().unwrap().kept.generation, 1);
+    fs::create_dir(temp.path().join("identity.half")).unwrap();
+    dir.remove_unless_in_force("identity.half");
+    assert!(!temp.path().join("identity.half").exists());
+}
+
+#[test]
+fn one_of_another_enrolment_is_not_replaced_by_a_renewal_of_the_one_before() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    let first = identity(1);
+    dir.store(&first).unwrap();
+    dir.replace(&first, &identity(2)).unwrap();
+    assert_eq!(dir.load().unwrap().kept.generation, 2);
+    // Somebody takes it away, to enrol the agent anew.
+    fs::remove_file(dir.path()).unwrap();
+    assert_eq!(dir.replace(&first, &identity(3)).unwrap_err().code(), "IDENTITY_REPLACED");
+    assert!(!dir.is_filled());
+    let mut another = identity(1);
+    another.kept.lease_id = "0192f0c1-7b5a-7000-8000-000000000001".to_owned();
+    dir.store(&another).unwrap();
+    let before = names(temp.path());
+    assert_eq!(dir.replace(&first, &identity(3)).unwrap_err().code(), "IDENTITY_REPLACED");
+    assert_eq!((dir.load().unwrap().kept, names(temp.path())), (another.kept.clone(), before));
+    // What nobody can use is not somebody's.
+    fs::write(dir.path().join(LEASE), "{").unwrap();
+    dir.replace(&first, &identity(3)).unwrap();
+    assert_eq!(dir.load().unwrap().kept.generation, 3);
+}
+
+#[test]
 fn others_may_not_write_where_it_lies() {
     let temp = tempfile::tempdir().unwrap();
     let open = temp.path().join("open");
@@ -158,4 +210,49 @@ fn damage_is_told_with_the_file() {
         let error = dir.load().map(drop).unwrap_err();
         assert!(error.code() == "FILE" && error.message().contains(name), "{name}: {error}");
     }
+}
+
+/// In seconds of Unix time.
+#[derive(Default)]
+struct SetClock(AtomicI64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+}
+
+/// The server is away all the time.
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_while_does_not_cost_the_identity() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let temp = tempfile::tempdir().unwrap();
+    let dir = IdentityDir::open(temp.path()).unwrap();
+    dir.store(&identity(1)).unwrap();
+    let (clock, doubts) = (Arc::new(SetClock(6_000.into())), Arc::new(Notify::new()));
+    let keeper = Keeper {
+        dir: dir.clone(),
+        address: "127.0.0.1:1".parse().unwrap(),
+        roots: Roots::System,
+        timeout: Duration::from_secs(1),
+        settle: Duration::ZERO,
+        doubts: doubts.clone(),
+        clock: clock.clone(),
+    };
+    let (current, mut followed) = watch::channel(Arc::new(dir.load().unwrap()));
+    let (lost, mut said) = watch::channel(None);
+    tokio::spawn(async move { keeper.run(&current, &lost).await });
+    let why = tokio::time::timeout(PATIENCE, said.wait_for(Option::is_some)).await.expect("it is told").unwrap().clone();
+    assert_eq!(why.unwrap().code(), "IDENTITY_EXPIRED");
+    clock.0.store(2_000, Ordering::SeqCst);
+    tokio::time::timeout(PATIENCE, said.wait_for(Option::is_none)).await.expect("it is valid again").unwrap();
+
+    // What somebody enrols the agent for meanwhile is taken up.
+    let mut another = identity(1);
+    another.kept.lease_id = "0192f0c1-7b5a-7000-8000-000000000001".to_owned();
+    fs::remove_file(dir.path()).unwrap();
+    dir.store(&another).unwrap();
+    doubts.notify_one();
+    let is_another = |identity: &Arc<Identity>| identity.kept.lease_id == another.kept.lease_id;
+    tokio::time::timeout(PATIENCE, followed.wait_for(is_another)).await.expect("it is taken up").unwrap();
 }

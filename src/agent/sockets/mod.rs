@@ -6,7 +6,6 @@
 //! | here | binds all of them, then serves them until the agent ends |
 //! | `config` | `[sockets]` of `agent.toml` |
 //! | `authority` | lets in clients that put a path into `:authority` |
-//! | `seldom` | lines of the log that workloads bring about |
 //! | `view`, `follow` | what a process may see, as it is and as it becomes |
 //! | `workload`, `jwt` | the SPIFFE Workload API |
 //! | `sds` | Envoy's secret discovery |
@@ -19,7 +18,6 @@ pub mod container;
 mod follow;
 mod jwt;
 mod sds;
-mod seldom;
 mod view;
 mod workload;
 
@@ -44,7 +42,6 @@ pub use self::{
     config::SocketsSection,
     jwt::{FETCH_TIMEOUT, MAX_FETCHES, MAX_FETCHES_PER_USER},
     sds::{MAX_MESSAGE as MAX_SDS_MESSAGE, MAX_NAME as MAX_SECRET_NAME, MAX_NAMES as MAX_SECRET_NAMES, MAX_REASON},
-    seldom::{MAX_LINES, WINDOW as LINES_WINDOW},
     workload::MAX_MESSAGE as MAX_WORKLOAD_MESSAGE,
 };
 use self::{
@@ -52,7 +49,6 @@ use self::{
     config::{Group, Mode},
     jwt::JwtSvids,
     sds::Sds,
-    seldom::Seldom,
     view::Shown,
     workload::{Workload, check_header},
 };
@@ -74,6 +70,7 @@ use crate::{
     unix::{
         peer::{Most, Peer, incoming},
         place::BoundSocket,
+        seldom::Seldom,
     },
 };
 
@@ -98,6 +95,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is bound and not served yet: who connects waits.
 pub struct Sockets {
     section: SocketsSection,
+    most: Most,
     workload: Option<BoundSocket>,
     sds: Option<BoundSocket>,
     aws: Option<BoundAws>,
@@ -115,7 +113,15 @@ impl Sockets {
         let sds = section.sds.as_ref();
         let sds = sds.map(|found| bind_unix(&found.path, found.mode, found.group.as_ref())).transpose()?;
         let aws = section.aws.as_ref().map(aws::bind).transpose()?;
-        Ok(Self { section, workload, sds, aws })
+        let most = Most { connections: MAX_CONNECTIONS, per_user: MAX_CONNECTIONS_PER_USER };
+        Ok(Self { section, most, workload, sds, aws })
+    }
+
+    /// With fewer connections where the process may have few files open: workloads must not keep the agent from its own.
+    #[must_use]
+    pub fn within(mut self, open_files: u64) -> Self {
+        self.most = most_within(open_files);
+        self
     }
 
     /// Where the AWS endpoint listens, if it is configured.
@@ -147,7 +153,7 @@ impl Sockets {
     }
 
     fn start(self, servers: &mut JoinSet<Result<()>>, desk: &Arc<Desk>, jwts: Arc<dyn JwtSource>, shutdown: &watch::Receiver<bool>) {
-        let Self { section, workload, sds, aws } = self;
+        let Self { section, most, workload, sds, aws } = self;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (access, trust_domain) = (section.roles, section.trust_domain);
         let shown = |roles| Shown { desk: desk.clone(), roles, access: access.clone(), trust_domain: trust_domain.clone() };
@@ -156,17 +162,26 @@ impl Sockets {
             let service = Workload { shown: shown(section.roles), jwts, clock: clock.clone(), shutdown: shutdown.clone() };
             let service = SpiffeWorkloadApiServer::new(service).max_decoding_message_size(workload::MAX_MESSAGE);
             let service = InterceptedService::new(service, check_header);
-            servers.spawn(serve_unix("workload", bound, server().add_service(service), shutdown.clone()));
+            servers.spawn(serve_unix("workload", bound, most, server().add_service(service), shutdown.clone()));
         }
         if let (Some(bound), Some(section)) = (sds, section.sds) {
             let service = Sds { shown: shown(section.roles), shutdown: shutdown.clone(), rejections: Arc::default() };
             let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(sds::MAX_MESSAGE);
-            servers.spawn(serve_unix("sds", bound, server().add_service(service), shutdown.clone()));
+            servers.spawn(serve_unix("sds", bound, most, server().add_service(service), shutdown.clone()));
         }
         if let (Some(bound), Some(section)) = (aws, section.aws) {
             servers.spawn(serve_aws(bound, shown(section.roles), clock, shutdown.clone()));
         }
     }
+}
+
+/// Half of the files that may be open are for the two unix sockets, and a quarter of a socket's for one user.
+fn most_within(open_files: u64) -> Most {
+    let connections = usize::try_from(open_files / 4).unwrap_or(usize::MAX).clamp(1, MAX_CONNECTIONS);
+    if connections < MAX_CONNECTIONS {
+        tracing::warn!(open_files, connections, "few files may be open (ulimit -n): each unix socket takes fewer connections");
+    }
+    Most { connections, per_user: connections.div_ceil(4).min(MAX_CONNECTIONS_PER_USER) }
 }
 
 fn bind_unix(path: &Path, mode: Mode, group: Option<&Group>) -> Result<BoundSocket> {
@@ -185,11 +200,10 @@ fn server() -> Server {
 }
 
 /// Serves until the agent ends, and a little longer for who is slow to leave.
-async fn serve_unix(name: &'static str, bound: BoundSocket, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
+async fn serve_unix(name: &'static str, bound: BoundSocket, most: Most, router: Router, shutdown: watch::Receiver<bool>) -> Result<()> {
     let BoundSocket { listener, file } = bound;
     let (mut stop, mut end) = (shutdown.clone(), shutdown);
     let lines = Seldom::default();
-    let most = Most { connections: MAX_CONNECTIONS, per_user: MAX_CONNECTIONS_PER_USER };
     let connections = incoming(listener, most, move |peer| refused(name, peer, &lines)).map(|accepted| accepted.map(AnyAuthority::new));
     let served = router.serve_with_incoming_shutdown(connections, async move { over(&mut stop).await });
     let drained = async {
@@ -219,4 +233,21 @@ async fn serve_aws(bound: BoundAws, shown: Shown, clock: Arc<dyn Clock>, mut shu
     }
     drop(file);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_files_that_may_be_open_stay_the_agents_own() {
+        let most = |open_files| {
+            let most = most_within(open_files);
+            (most.connections, most.per_user)
+        };
+        assert_eq!(most(u64::MAX), (MAX_CONNECTIONS, MAX_CONNECTIONS_PER_USER));
+        assert_eq!(most(4 * MAX_CONNECTIONS as u64), (MAX_CONNECTIONS, MAX_CONNECTIONS_PER_USER));
+        assert_eq!(most(1024), (256, 64));
+        assert_eq!(most(0), (1, 1));
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// The wait before a renewal is tried again, at first; it doubles.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest wait before a renewal is tried again.
+/// The longest wait before a renewal is tried again, after one that failed or one that could not be handed over.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is asked for.
@@ -44,6 +44,8 @@ pub struct Held {
     since: Timestamp,
     /// When it ends.
     until: Timestamp,
+    /// How many newer ones in a row could not be handed over.
+    undelivered: u32,
 }
 
 impl Wish {
@@ -56,7 +58,7 @@ impl Wish {
         let (csr, key) = own.unzip();
         match Material::take(credential, csr.as_ref(), key) {
             Ok(material) => {
-                let held = Held { wish: self, lease, since: SystemClock.now(), until: material.expires_at() };
+                let held = Held { wish: self, lease, since: SystemClock.now(), until: material.expires_at(), undelivered: 0 };
                 Ok((held, material))
             }
             Err(error) => Err(match client.revoke(&lease.id, issue::UNDELIVERED).await {
@@ -123,12 +125,18 @@ impl Held {
     pub fn undelivered(self, newer: &Self) -> Self {
         // Half of what is left, so that it is tried again before the command has nothing.
         let lease = Lease { rotation: None, ..newer.lease.clone() };
-        Self { lease, since: SystemClock.now(), ..self }
+        Self { lease, since: SystemClock.now(), undelivered: self.undelivered.saturating_add(1), ..self }
     }
 
     /// When the server says that it is due, which differs from lease to lease; half of the life where it says nothing. Never in the first
-    /// quarter, whatever this machine's clock shows.
+    /// quarter, whatever this machine's clock shows. Where the one before could not be handed over, not before a pause that grows: halves of
+    /// what is left would come ever closer, and each is a credential that was made for nothing.
     fn due(&self) -> Timestamp {
+        if self.undelivered > 0 {
+            let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.undelivered));
+            let pause = SignedDuration::try_from(doubled.min(LONGEST_PAUSE)).unwrap_or(SignedDuration::MAX);
+            return half(self.since, self.until).max(self.since.saturating_add(pause).unwrap_or(Timestamp::MAX));
+        }
         let quarter = self.since + self.since.duration_until(self.until) / 4;
         match self.lease.rotation {
             Some(window) => window.start.clamp(quarter.min(self.until), self.until),
@@ -142,7 +150,7 @@ impl Held {
         let Issued { lease, credential } = server.client()?.renew(order).await?;
         let (csr, key) = own.unzip();
         let material = Material::take(credential, csr.as_ref(), key)?;
-        Ok((Self { wish: self.wish.clone(), lease, since: SystemClock.now(), until: material.expires_at() }, material))
+        Ok((Self { wish: self.wish.clone(), lease, since: SystemClock.now(), until: material.expires_at(), undelivered: 0 }, material))
     }
 }
 
@@ -174,9 +182,35 @@ mod tests {
 
     #[test]
     fn it_is_due_when_the_server_says_within_reason() {
+        for (start, due) in [(None, 10), (Some(8), 8), (Some(12), 12), (Some(-30), 5), (Some(90), 20)] {
+            assert_eq!(held(start).due(), at(due), "{start:?}");
+        }
+    }
+
+    /// A full disk: what cannot be handed over is not renewed ever faster.
+    #[test]
+    fn what_cannot_be_handed_over_is_tried_again_after_a_pause_that_grows() {
+        let (now, newer) = (SystemClock.now(), held(None));
+        let mut before = Held { until: now + SignedDuration::from_secs(300), ..held(None) };
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            before = before.undelivered(&newer);
+            pauses.push(before.due().duration_since(before.since));
+            // As if that time had passed.
+            before.until = before.until.checked_sub(pauses[pauses.len() - 1]).unwrap();
+        }
+        assert!(pauses[0] >= SignedDuration::from_secs(149), "half of what is left: {pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause >= SignedDuration::from_secs(1)), "{pauses:?}");
+        assert!(pauses[8..].iter().all(|pause| *pause == SignedDuration::try_from(LONGEST_PAUSE).unwrap()), "{pauses:?}");
+    }
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
+    }
+
+    fn held(start: Option<i64>) -> Held {
         use crate::client::types::{CredentialKind, LeaseState, Reach, Revocation, RotationWindow};
-        let at = |minute: i64| Timestamp::from_second(1_800_000_000 + minute * 60).unwrap();
-        let held = |start: Option<i64>| Held {
+        Held {
             wish: Wish { role: "web".to_owned(), ttl: None, audience: None },
             lease: Lease {
                 id: "0192f0c1-7b5a-7000-8000-000000000001".to_owned(),
@@ -200,9 +234,7 @@ mod tests {
             },
             since: at(0),
             until: at(20),
-        };
-        for (start, due) in [(None, 10), (Some(8), 8), (Some(12), 12), (Some(-30), 5), (Some(90), 20)] {
-            assert_eq!(held(start).due(), at(due), "{start:?}");
+            undelivered: 0,
         }
     }
 

@@ -122,7 +122,13 @@ impl Vend {
         let found = match self.store.get(&ids).await {
             Ok(found) => found,
             Err(error) => {
-                due.iter().for_each(|due| self.put_off(due, now));
+                for due in &due {
+                    // A stream ends in its time also without a store: its holder finds a server that has one.
+                    match too_old(&due.stream, now) {
+                        Some(end) => self.watches.end(&due.stream, end),
+                        None => self.put_off(due, now),
+                    }
+                }
                 return Err(error);
             }
         };
@@ -151,8 +157,8 @@ impl Vend {
     /// What is to be done with a stream whose time has come. Cheap checks first; policy is asked only when a credential is due.
     fn judge(&self, rules: &Rules, due: &Due, lease: &Lease, now: Timestamp) -> Verdict {
         let stream = &due.stream;
-        if stream.ends_at <= now {
-            return Verdict::End(Error::new(Code::Unavailable, "the stream is as old as one may be; watch the lease again"));
+        if let Some(end) = too_old(stream, now) {
+            return Verdict::End(end);
         }
         if let Proof::Certificate(peer) = &stream.call.identity.proof
             && peer.not_after <= now
@@ -350,6 +356,11 @@ impl Vend {
     fn put_off(&self, due: &Due, now: Timestamp) {
         self.watches.schedule(&due.stream, after(now, pause(due.failures)), true);
     }
+}
+
+/// What a stream ends with that is as old as one may be.
+fn too_old(stream: &Stream, now: Timestamp) -> Option<Error> {
+    (stream.ends_at <= now).then(|| Error::new(Code::Unavailable, "the stream is as old as one may be; watch the lease again"))
 }
 
 /// A second, doubling to [`LONGEST_PAUSE`], and up to a quarter less, so that what failed together does not come back together.

@@ -9,15 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daypass::agent::{
-    config::{DEFAULT_HOOK_TIMEOUT, OnChange},
-    hook::{Hook, MAX_OUTPUT, TRIES},
+use daypass::{
+    agent::{
+        config::{DEFAULT_FILE_MODE, DEFAULT_HOOK_TIMEOUT, FileNames, OnChange, Place},
+        hook::{Hook, MAX_OUTPUT, TRIES},
+        keeper::Deliver,
+        outlet::{Deliveries, Outlet},
+        publish::Publisher,
+    },
+    model::SignedDuration,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::socket_world::PATIENCE;
+use super::socket_world::{PATIENCE, aws};
 use crate::support::parts::{Process, wait_until};
 
 /// A hook that is kept; it ends with this value.
@@ -81,6 +87,48 @@ impl World {
 fn script(text: &str, timeout: Duration) -> impl FnOnce(&Path) -> OnChange {
     let words = ["/bin/sh", "-c", text].map(str::to_owned).into();
     move |folder| OnChange::Command { words, timeout, env: BTreeMap::from([("F".to_owned(), folder.display().to_string())]) }
+}
+
+/// A delivery of a certificate with a hook whose marker cannot be set before the test reads from it; to whom it is of no use any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_under_way_is_waited_for_by_whoever_ends_the_agent() {
+    let world = World::new(script("echo run >> $F/log", DEFAULT_HOOK_TIMEOUT));
+    let marker = world.file("due/web");
+    rustix::fs::mknodat(rustix::fs::CWD, &marker, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    let place = Place { dir: world.file("web"), owner: None, group: None, mode: DEFAULT_FILE_MODE, names: FileNames::default() };
+    let publisher = Arc::new(Publisher::open(&place).unwrap());
+    let (deliveries, fresh) = (Deliveries::default(), Arc::new(aws("web", "ASIAEXAMPLE", SignedDuration::from_hours(1))));
+    let outlet = Outlet::new(Some(publisher), Some(world.hook.clone()), deliveries.clone());
+    let delivering = tokio::spawn(async move { outlet.deliver(&fresh, None).await });
+    let staged = |world: &World| fs::read_dir(world.file("web")).is_ok_and(|found| found.count() > 0);
+    world.until("it writes", staged).await;
+    delivering.abort();
+    assert!(delivering.await.unwrap_err().is_cancelled());
+    let early = tokio::time::timeout(Duration::from_millis(300), deliveries.over()).await;
+    // Lets go of the thread.
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&marker).unwrap();
+    assert!(early.is_err(), "its thread goes on");
+    tokio::time::timeout(PATIENCE, deliveries.over()).await.expect("it is over");
+    drop(reader);
+    world.stop().await;
+}
+
+/// As a commit that fails at its last step leaves it: the files are in force, and nobody was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_force_already_is_told_where_a_run_is_due() {
+    let world = World::new(script("echo run >> $F/log", DEFAULT_HOOK_TIMEOUT));
+    let place = Place { dir: world.file("web"), owner: None, group: None, mode: DEFAULT_FILE_MODE, names: FileNames::default() };
+    let publisher = Arc::new(Publisher::open(&place).unwrap());
+    let fresh = Arc::new(aws("web", "ASIAEXAMPLE", SignedDuration::from_hours(1)));
+    publisher.stage(&fresh, None).unwrap().unwrap().commit().unwrap();
+    let outlet = Outlet::new(Some(publisher), Some(world.hook.clone()), Deliveries::default());
+    outlet.deliver(&fresh, None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.lines(), [""; 0], "nothing has changed, and no run is due");
+    world.hook.mark().unwrap();
+    outlet.deliver(&fresh, None).await.unwrap();
+    world.until("it was told", |world| world.lines() == ["run"] && !world.is_due()).await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,6 +105,55 @@ fn an_identity_renews_itself_in_a_running_agent_and_through_a_restart() {
     assert_eq!(world.cli(&after, ["lease", "get", &kept().lease_id]).code, 0);
 }
 
+/// A code for the agent, and its enrolment by it; gives the identity's lease.
+fn enroll(world: &World) -> String {
+    let code = world.cli(&world.operator(), ["enroll", "create", "--tenant", "fleet", "--role", "agent"]).stdout;
+    let enrolled = world.cli(&Caller::nobody(), ["agent", "enroll", "--code", code.trim(), "--state-dir", "agent/state"]);
+    assert_eq!(enrolled.code, 0, "{enrolled:?}");
+    IdentityDir::open(&world.file("agent/state")).unwrap().load().unwrap().kept.lease_id
+}
+
+/// Its own renewal is half a day away: the roles find out, and the keeper of the identity hears of it.
+#[test]
+fn a_revoked_identity_is_told_when_a_role_meets_it_and_a_new_enrolment_is_taken_up() {
+    let (mut world, health) = world();
+    world.edit("agent.toml", "[identity]\ncertificate = \"operator.pem\"\nkey = \"operator.key\"\n", "");
+    let first = enroll(&world);
+    let agent = Agent::start(&world, health);
+    agent.wait_told("READY=1");
+    assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &first]).code, 0);
+    // Streams that are open are not cut for it.
+    world.kill();
+    world.start_again();
+    let says_so = || Some(agent.get("/readyz")).filter(|(status, body)| *status == 503 && body.contains("identity: "));
+    let (_, body) = wait_until(PATIENCE, "it says so", says_so);
+    assert!(body.contains("revoked"), "{body}");
+
+    fs::remove_file(world.file("agent/state/identity")).unwrap();
+    let second = enroll(&world);
+    assert_ne!(first, second);
+    wait_until(PATIENCE, "it is ready with the new one", || (agent.get("/readyz").0 == 200).then_some(()));
+    wait_rotation(&world, certificate(&world).as_deref());
+    assert!(log(&world).contains("was enrolled anew"), "{}", log(&world));
+}
+
+/// While an agent with a healthy identity runs, the operator enrols it anew, and says so with SIGHUP.
+#[test]
+fn an_enrolment_beside_a_running_agent_stays_and_is_taken_up_with_sighup() {
+    let (world, health) = world();
+    world.edit("agent.toml", "[identity]\ncertificate = \"operator.pem\"\nkey = \"operator.key\"\n", "");
+    enroll(&world);
+    let mut agent = Agent::start(&world, health);
+    agent.wait_told("READY=1");
+    fs::remove_file(world.file("agent/state/identity")).unwrap();
+    let second = enroll(&world);
+    agent.signal("HUP");
+    wait_until(PATIENCE, "it is taken up", || log(&world).contains("was enrolled anew").then_some(()));
+    wait_rotation(&world, certificate(&world).as_deref());
+    assert_eq!(IdentityDir::open(&world.file("agent/state")).unwrap().load().unwrap().kept.lease_id, second);
+    assert_eq!(agent.get("/readyz").0, 200);
+}
+
 #[test]
 fn an_agent_whose_identity_was_revoked_keeps_what_is_valid_and_says_so() {
     let (world, health) = world();
@@ -113,10 +162,7 @@ fn an_agent_whose_identity_was_revoked_keeps_what_is_valid_and_says_so() {
     world.reconfigure(|world| {
         world.edit("daypass.toml", "default_ttl = \"24h\"\nmax_ttl = \"24h\"", "default_ttl = \"8s\"\nmax_ttl = \"24h\"");
     });
-    let code = world.cli(&world.operator(), ["enroll", "create", "--tenant", "fleet", "--role", "agent"]).stdout;
-    let enrolled = world.cli(&Caller::nobody(), ["agent", "enroll", "--code", code.trim(), "--state-dir", "agent/state"]);
-    assert_eq!(enrolled.code, 0, "{enrolled:?}");
-    let lease = IdentityDir::open(&world.file("agent/state")).unwrap().load().unwrap().kept.lease_id;
+    let lease = enroll(&world);
     let agent = Agent::start(&world, health);
     agent.wait_told("READY=1");
     let kept = certificate(&world).unwrap();

@@ -31,7 +31,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     e2e::world::World,
-    support::parts::{openssl::Pair, wait_until},
+    support::{
+        parts::{openssl::Pair, wait_until},
+        redis::Redis,
+    },
 };
 
 /// How long anything may take on a busy machine.
@@ -89,6 +92,7 @@ impl Deliver for Readers {
         if *self.broken.lock().unwrap() {
             return Err(Error::new(Kind::Other, "FILE", "the disk is full"));
         }
+        assert!(SystemClock.now().as_second() <= validity(leaf(fresh)).1, "it has expired");
         let delivered = looked_at(fresh);
         let again = self.restarted && self.got.lock().unwrap().is_empty();
         // What the server cannot say now, it cannot have been told either.
@@ -101,13 +105,18 @@ impl Deliver for Readers {
     }
 }
 
+fn leaf(fresh: &Fresh) -> &[u8] {
+    let Credential::X509(X509Credential { chain_der, .. }) = &fresh.credential else { panic!("it is a certificate") };
+    &chain_der[0]
+}
+
 /// A credential whose key fits its certificate.
 fn looked_at(fresh: &Fresh) -> Delivered {
-    let Credential::X509(X509Credential { chain_der, .. }) = &fresh.credential else { panic!("it is a certificate") };
+    let leaf_der = leaf(fresh);
     let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(fresh.key_der.to_vec())).unwrap();
-    let (_, leaf) = X509Certificate::from_der(&chain_der[0]).unwrap();
+    let (_, leaf) = X509Certificate::from_der(leaf_der).unwrap();
     assert_eq!(leaf.public_key().raw, key.subject_public_key_info(), "the key is not the certificate's");
-    Delivered { lease: fresh.lease.id.clone(), generation: fresh.lease.generation, leaf: chain_der[0].clone() }
+    Delivered { lease: fresh.lease.id.clone(), generation: fresh.lease.generation, leaf: leaf_der.to_vec() }
 }
 
 /// A keeper of `web`; it stops with this value.
@@ -246,6 +255,22 @@ fn what_expires_while_the_server_is_away_is_let_go_of_and_another_lease_takes_it
     running.stop();
 }
 
+/// The stream stands, its server answers, and nothing comes of it: another server may do better.
+#[test]
+fn a_server_that_does_not_rotate_is_left_while_the_certificate_is_valid() {
+    let mut redis = Redis::start();
+    let (world, state) = (World::on_redis(&redis.url()), tempfile::tempdir().unwrap());
+    let running = Running::start(&world, state.path(), Some(40));
+    let first = running.wait_for("a certificate", |_| true);
+    running.wait_acknowledged(&first);
+    redis.stop();
+    assert!(running.status.borrow().connected);
+    wait_until(PATIENCE, "the stream is left", || (!running.status.borrow().connected).then_some(()));
+    assert!(SystemClock.now().as_second() < validity(&first.leaf).1, "only when nothing was left to save");
+    assert!(running.desk.borrow().is_some());
+    running.stop();
+}
+
 #[test]
 fn a_revoked_lease_is_replaced() {
     let (world, state) = (World::start(), tempfile::tempdir().unwrap());
@@ -295,5 +320,24 @@ fn a_credential_that_cannot_be_put_into_its_place_is_neither_shown_nor_acknowled
     let delivered = running.wait_for("it is delivered", |_| true);
     assert_eq!((delivered.lease.clone(), delivered.generation), (id, 1), "the very one that came");
     running.wait_acknowledged(&delivered);
+    running.stop();
+}
+
+#[test]
+fn what_expires_while_the_next_one_cannot_be_put_into_its_place_is_let_go_of() {
+    let (world, state) = (World::start(), tempfile::tempdir().unwrap());
+    let running = Running::start(&world, state.path(), Some(8));
+    let first = running.wait_for("a certificate", |_| true);
+    *running.readers.broken.lock().unwrap() = true;
+    wait_until(PATIENCE, "it is let go of", || running.desk.borrow().is_none().then_some(()));
+    assert!(SystemClock.now().as_second() >= validity(&first.leaf).1, "what is valid is kept");
+    assert_eq!(running.status.borrow().valid_until, None);
+    let told = running.status.borrow().last_error.clone().unwrap_or_default();
+    assert!(told.contains("the disk is full"), "the next one was there: {told}");
+    // That one has expired too when there is room again: readers see that what they get is valid.
+    std::thread::sleep(Duration::from_secs(8));
+    *running.readers.broken.lock().unwrap() = false;
+    let next = running.wait_for("one that is valid", |delivered| delivered.leaf != first.leaf);
+    assert!(running.desk.borrow().is_some() && validity(&next.leaf).1 > validity(&first.leaf).1);
     running.stop();
 }

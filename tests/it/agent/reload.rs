@@ -83,6 +83,30 @@ fn roles_sockets_and_health_change_in_place_and_the_log_with_the_next_start() {
     assert!(lines.lines().all(|line| line.starts_with('{')), "{lines}");
 }
 
+/// systemd must neither take a start for done, nor wait for ever for the end of a reload.
+#[test]
+fn a_role_that_gets_nothing_holds_up_the_start_and_no_reload() {
+    let (world, health) = world();
+    let good = world.read("agent.toml");
+    let denied = "[[role]]\nname = \"denied\"\nrole = \"vendor-client\"\n";
+    world.append("agent.toml", denied);
+    let mut agent = Agent::start(&world, health);
+    wait_until(PATIENCE, "it is refused", || log(&world).contains("a role is not kept at the moment").then_some(()));
+    agent.signal("HUP");
+    wait_until(PATIENCE, "it has read the file again", || log(&world).contains("the configuration is the same").then_some(()));
+    agent.pass_over();
+    // What it said of the reload came before its next sign of life.
+    (0..2).for_each(|_| agent.wait_told("WATCHDOG=1"));
+    assert_eq!(agent.has_told(&["READY=1", "RELOADING=1"]), [""; 0], "it still starts");
+
+    world.write("agent.toml", &good);
+    agent.signal("HUP");
+    agent.wait_told("READY=1");
+    world.append("agent.toml", denied);
+    hang_up(&mut agent);
+    assert_eq!(agent.get("/readyz").0, 503, "what is missing is still said");
+}
+
 #[test]
 fn a_configuration_that_cannot_be_run_changes_nothing() {
     let (world, health) = world();

@@ -37,6 +37,8 @@ pub struct Agent {
     pub health: u16,
     /// What systemd was told and nobody has waited for yet.
     told: Arc<Mutex<VecDeque<String>>>,
+    /// All that it was told so far.
+    ever_told: Mutex<Vec<String>>,
 }
 
 impl Agent {
@@ -49,7 +51,7 @@ impl Agent {
         let mut command = daypass(world, "run");
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000").env("PATH", "/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self { process: Process::start(&mut command), health, told }
+        Self { process: Process::start(&mut command), health, told, ever_told: Mutex::default() }
     }
 
     pub fn signal(&mut self, name: &str) {
@@ -65,8 +67,21 @@ impl Agent {
     pub fn wait_told(&self, what: &str) {
         wait_until(PATIENCE, &format!("systemd is told {what}"), || {
             let mut told = self.told.lock().unwrap();
-            std::iter::from_fn(|| told.pop_front()).any(|state| state.starts_with(what)).then_some(())
+            let mut ever_told = self.ever_told.lock().unwrap();
+            let mut next = std::iter::from_fn(|| told.pop_front()).inspect(|state| ever_told.push(state.clone()));
+            next.any(|state| state.starts_with(what)).then_some(())
         });
+    }
+
+    /// Waits for nothing that it was told so far.
+    pub fn pass_over(&self) {
+        self.ever_told.lock().unwrap().extend(self.told.lock().unwrap().drain(..));
+    }
+
+    /// Which of these systemd was told, up to what was waited for last.
+    pub fn has_told(&self, what: &[&str]) -> Vec<String> {
+        let ever_told = self.ever_told.lock().unwrap();
+        ever_told.iter().filter(|state| what.iter().any(|what| state.starts_with(what))).cloned().collect()
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {
@@ -248,6 +263,23 @@ fn an_enrolled_agent_needs_no_other_identity() {
     assert_eq!(agent.metric("daypass_agent_identity_generation"), 1.0);
     let who = openssl_ok(world.dir(), ["x509", "-in", "agent/tls.crt", "-noout", "-ext", "subjectAltName"]).text();
     assert!(who.contains("spiffe://dev.daypass.test/fleet/web"), "{who}");
+}
+
+/// systemd gives 1024 files by default, which users of the sockets could take.
+#[test]
+fn it_may_have_more_files_open_than_it_was_started_with() {
+    let world = World::start();
+    let mut shell = Command::new("sh");
+    shell.env_clear().args(["-c", "ulimit -Sn 200 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_daypass"), "agent", "run", "--config"]);
+    shell.arg(world.file("agent.toml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process::start(&mut shell);
+    let limits = PathBuf::from(format!("/proc/{}/limits", process.child().id()));
+    wait_until(PATIENCE, "it has raised its limit", || {
+        let limits = fs::read_to_string(&limits).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let soft: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_else(|| panic!("{limits}"));
+        (soft > 200 && world.file("agent/workload.sock").exists()).then_some(())
+    });
 }
 
 #[test]

@@ -11,8 +11,11 @@ use std::{
 };
 
 use daypass::{
-    agent::identity::{IdentityDir, Keeper},
-    client::{error::Kind, settings::Roots},
+    agent::identity::{Identity, IdentityDir, Keeper},
+    client::{
+        error::{Error, Kind},
+        settings::Roots,
+    },
     clock::SystemClock,
     proto::v1::{RedeemRequest, X509Input, enrollment_service_client::EnrollmentServiceClient},
 };
@@ -201,17 +204,19 @@ fn an_identity_keeps_itself_through_its_renewals() {
         },
         timeout: Duration::from_secs(5),
         settle: Duration::from_millis(300),
+        doubts: Arc::default(),
         clock: Arc::new(SystemClock),
     };
     let (current, mut seen) = watch::channel(first.clone());
+    let (lost, _) = watch::channel(None);
     block_on(async {
-        let keeping = async { panic!("the keeper ended: {}", keeper.run(&current).await) };
+        let keeping = keeper.run(&current, &lost);
         let following = async {
             let told = async { seen.wait_for(|now| now.kept.generation >= 4 && now.kept.acknowledged).await.map(|now| now.kept.clone()) };
             tokio::time::timeout(Duration::from_secs(40), told).await.expect("three renewals in time").unwrap()
         };
         tokio::select! {
-            () = keeping => {}
+            () = keeping => panic!("the keeper ended"),
             kept = following => assert_eq!(kept.lease_id, first.kept.lease_id),
         }
     });
@@ -221,10 +226,25 @@ fn an_identity_keeps_itself_through_its_renewals() {
     assert_eq!(world.cli(&agent, ["whoami"]).code, 0);
     assert!(world.records().iter().all(|record| record["method"] != "clone/found"), "its own renewals are no clones");
 
-    // Revoked: the keeper says so and stops.
+    // Revoked: the keeper says so.
     assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &now.kept.lease_id]).code, 0);
-    let ended = block_on(async { tokio::time::timeout(Duration::from_secs(20), keeper.run(&current)).await.expect("it notices") });
+    let ended = why_lost(&keeper, &current);
     assert_eq!((ended.kind(), ended.code()), (Kind::NotAuthenticated, "CERTIFICATE_REVOKED"), "{ended}");
+}
+
+/// What the keeper says when the identity cannot be kept.
+fn why_lost(keeper: &Keeper, current: &watch::Sender<Arc<Identity>>) -> Error {
+    let (lost, mut said) = watch::channel(None);
+    block_on(async {
+        let noticed = async {
+            let told = tokio::time::timeout(Duration::from_secs(20), said.wait_for(Option::is_some)).await;
+            told.expect("it notices").unwrap().clone().expect("it is there")
+        };
+        tokio::select! {
+            () = keeper.run(current, &lost) => panic!("the keeper ended"),
+            why = noticed => why,
+        }
+    })
 }
 
 #[test]
@@ -247,9 +267,10 @@ fn an_identity_that_expired_is_told_as_that() {
         roots: Roots::System,
         timeout: Duration::from_secs(1),
         settle: Duration::from_millis(10),
+        doubts: Arc::default(),
         clock: Arc::new(SystemClock),
     };
-    let ended = block_on(async { tokio::time::timeout(Duration::from_secs(20), keeper.run(&current)).await.expect("it notices") });
+    let ended = why_lost(&keeper, &current);
     assert_eq!(ended.code(), "IDENTITY_EXPIRED", "{ended}");
 }
 

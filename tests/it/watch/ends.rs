@@ -14,7 +14,10 @@ use daypass::{
 };
 
 use super::holder::{Holder, fresh, held, new_lease, rotate, timed_lease, until_due};
-use crate::vend::world::{POLICY, World, job, operator};
+use crate::vend::{
+    faulty::When,
+    world::{POLICY, World, job, operator},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_says_no_ends_it_on_record_at_the_next_rotation() {
@@ -144,6 +147,20 @@ async fn streams_grow_old_and_not_all_at_once() {
     for holder in &mut holders {
         assert_eq!(holder.end().await.code(), Code::Unavailable);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_in_its_time_without_a_store_too() {
+    let world = World::new();
+    let age = SignedDuration::from_mins(20);
+    let server = world.server(&world.faults, WatchLimits { age, ..WatchLimits::default() });
+    let ttl = Some(SignedDuration::from_hours(4));
+    let mut holder = Holder::open(&server.vend, operator(), timed_lease("web", &fresh(), None, ttl)).await.unwrap();
+    world.faults.plan_forever("get", When::Before);
+    world.clock.forward(age);
+    assert_eq!(server.vend.rotate_due().await.unwrap_err().code(), Code::StoreUnavailable);
+    assert_eq!(holder.end().await.code(), Code::Unavailable, "another server may have a store");
+    assert!(server.vend.watches().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

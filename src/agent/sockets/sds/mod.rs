@@ -29,7 +29,6 @@ use self::{
 };
 use super::{
     follow::stopping,
-    seldom::Seldom,
     view::{Shown, View},
 };
 use crate::{
@@ -39,7 +38,7 @@ use crate::{
         discovery::v3::{DiscoveryRequest, DiscoveryResponse},
         secret::v3::secret_discovery_service_server::SecretDiscoveryService,
     },
-    unix::peer::Peer,
+    unix::{peer::Peer, seldom::Seldom},
 };
 
 /// The largest request that is taken, in bytes. Envoy lists all its extensions in each first one.

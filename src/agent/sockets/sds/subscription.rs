@@ -74,7 +74,8 @@ impl Subscription {
             return Err(Status::invalid_argument(format!("at most {MAX_NAMES} names of {MAX_NAME} bytes each are taken")));
         }
         let is_first = request.response_nonce.is_empty();
-        if !is_first && (self.sent.is_none() || request.response_nonce != self.count.to_string()) {
+        // Only an older response's nonce is stale: since the last one the names may have changed, and nothing been there for the new ones.
+        if !is_first && (self.count == 0 || request.response_nonce != self.count.to_string()) {
             return Ok(Heard::Stale);
         }
         let version = self.sent.clone().unwrap_or_default();
@@ -190,6 +191,20 @@ mod tests {
         assert!(stream.answer(found("a")).is_some(), "a client that comes back tells its version and has no nonce");
         stream.hear(&request(&[], "3")).unwrap();
         assert_eq!(stream.names(), &Names::Of(BTreeSet::new()), "it wants nothing any more");
+    }
+
+    #[test]
+    fn names_that_change_twice_on_one_response_are_taken_both_times() {
+        let mut stream = Subscription::default();
+        stream.hear(&request(&["web"], "")).unwrap();
+        stream.answer(found("a")).unwrap();
+        assert_eq!(stream.hear(&request(&["other"], "1")).unwrap(), Heard::Accepted);
+        assert_eq!(stream.answer(nothing()), None, "there is nothing of it yet");
+        assert_eq!(stream.hear(&request(&["other", "third"], "1")).unwrap(), Heard::Accepted);
+        assert_eq!(stream.names(), &Names::Of(BTreeSet::from(["other".to_owned(), "third".to_owned()])));
+        assert_eq!(stream.hear(&request(&[], "1")).unwrap(), Heard::Accepted);
+        assert_eq!(stream.hear(&request(&["web"], "1")).unwrap(), Heard::Accepted);
+        assert_eq!(stream.answer(found("a")).unwrap().nonce, "2", "after it wanted nothing, too");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Lines of the log that a workload brings about: it must not fill the disk with them.
+//! Lines of the log that whoever connects brings about: nobody must fill the disk with them.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,8 +12,8 @@ pub const MAX_LINES: u32 = 10;
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// One kind of line.
-#[derive(Default)]
-pub(super) struct Seldom(Mutex<Option<(Instant, u32)>>);
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Option<(Instant, u32)>>);
 
 impl Seldom {
     /// Whether one more may be written at `now`.

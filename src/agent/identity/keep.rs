@@ -28,6 +28,8 @@ const _: () = assert!(SETTLE.as_secs() > DEFAULT_TIMEOUT.as_secs());
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Its time is over, by this machine's clock.
+const IDENTITY_EXPIRED: &str = "IDENTITY_EXPIRED";
 /// How often it is looked for another enrolment once the identity is lost.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a doubt waits after the look that the one before brought about.
@@ -53,25 +55,36 @@ pub struct Keeper {
 
 impl Keeper {
     /// Keeps what `current` holds fresh, there and on disk; never returns. `lost` has why that cannot be done now: the identity has expired by
-    /// this machine's clock, or it is revoked, or superseded by another holder's. An identity of another enrolment that is found on disk is
-    /// taken up in its place.
+    /// this machine's clock, its lease or tenant is not known there, or it is revoked, or superseded by another holder's. Of these the last two
+    /// stay so, and the others may pass: a clock is mended, a store is given back what it lost. An identity of another enrolment that is found
+    /// on disk is taken up in its place.
     pub async fn run(&self, current: &watch::Sender<Arc<Identity>>, lost: &watch::Sender<Option<Error>>) {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut looked_at = None;
         loop {
-            self.take_up(current);
+            if self.take_up(current) {
+                lost.send_replace(None);
+            }
             self.tell_expiry(current, lost);
-            match self.turn(current, &mut looked_at).await {
-                Ok(()) => backoff.reset(),
+            let is_lost = lost.borrow().is_some();
+            match self.turn(current, &mut looked_at, is_lost).await {
+                Ok(was_taken) => {
+                    lost.send_if_modified(|lost| was_taken && lost.take().is_some());
+                    backoff.reset();
+                }
                 Err(error) if is_final(&error) => {
                     tracing::error!(code = error.code(), %error, "the agent's identity is lost: get a code and enrol it anew");
                     lost.send_replace(Some(error));
                     while !self.take_up(current) {
                         sleep(LOOK_EVERY).await;
                     }
+                    lost.send_replace(None);
                 }
                 Err(error) => {
                     tracing::warn!(%error, code = error.code(), "the agent's identity will be looked after again");
+                    if is_unknown(&error) {
+                        lost.send_replace(Some(error));
+                    }
                     sleep(backoff.pause()).await;
                 }
             }
@@ -94,17 +107,20 @@ impl Keeper {
         let expires_at = current.borrow().kept.expires_at;
         let expired = (self.clock.now() >= expires_at).then(|| expired(expires_at));
         lost.send_if_modified(|lost| {
-            let differs = lost.is_some() != expired.is_some();
-            if let Some(error) = expired.as_ref().filter(|_| differs) {
+            let was_told = lost.as_ref().is_some_and(|error| error.code() == IDENTITY_EXPIRED);
+            if let Some(error) = expired.as_ref().filter(|_| !was_told) {
                 tracing::error!(code = error.code(), %error, "the agent's identity is lost");
             }
-            *lost = expired;
+            let differs = was_told != expired.is_some();
+            if differs {
+                *lost = expired;
+            }
             differs
         });
     }
 
-    /// One thing that is to be done: acknowledge, wait, or renew.
-    async fn turn(&self, current: &watch::Sender<Arc<Identity>>, looked_at: &mut Option<Instant>) -> Result<()> {
+    /// One thing that is to be done: acknowledge, wait, or renew. Answers whether the server has taken the identity.
+    async fn turn(&self, current: &watch::Sender<Arc<Identity>>, looked_at: &mut Option<Instant>, is_lost: bool) -> Result<bool> {
         let identity = current.borrow().clone();
         self.dir.check_in_force(&identity.kept)?;
         if !identity.kept.acknowledged {
@@ -113,7 +129,7 @@ impl Keeper {
             match self.acknowledge(&identity).await {
                 Ok(told) => {
                     current.send_replace(Arc::new(told));
-                    return Ok(());
+                    return Ok(true);
                 }
                 // A server that cannot be told must not keep the identity from its renewal.
                 Err(error) if !is_final(&error) && self.is_due(&identity) => {
@@ -125,38 +141,41 @@ impl Keeper {
         let Some(from) = identity.kept.renew_from else {
             let expires_at = identity.kept.expires_at;
             return if self.clock.now() < expires_at {
-                self.wait(expires_at, &identity, looked_at).await
+                self.wait(expires_at, &identity, looked_at, is_lost).await
             } else {
                 Err(expired(expires_at))
             };
         };
         let due = drawn_between(from, identity.kept.renew_before.unwrap_or(from), &identity.kept.lease_id);
         if self.clock.now() < due {
-            return self.wait(due, &identity, looked_at).await;
+            return self.wait(due, &identity, looked_at, is_lost).await;
         }
         let next = renewed(&mut self.client(&identity)?, &identity).await?;
         self.dir.replace(&identity, &next)?;
         tracing::info!(generation = next.kept.generation, expires_at = %next.kept.expires_at, "the agent's identity is renewed");
         current.send_replace(Arc::new(next));
-        Ok(())
+        Ok(true)
     }
 
-    /// Waits for a time. A doubt ends that, with a look whether the server still takes the identity.
-    async fn wait(&self, at: Timestamp, identity: &Identity, looked_at: &mut Option<Instant>) -> Result<()> {
+    /// Waits for a time. A doubt ends that, with a look whether the server still takes the identity; one that is lost is in doubt. Answers
+    /// whether it was looked, and is taken.
+    async fn wait(&self, at: Timestamp, identity: &Identity, looked_at: &mut Option<Instant>, is_lost: bool) -> Result<bool> {
         let (last, doubts) = (*looked_at, &self.doubts);
         let doubted = async {
             if let Some(last) = last {
                 sleep_until(last + LOOK_AGAIN).await;
             }
-            doubts.notified().await;
+            if !is_lost {
+                doubts.notified().await;
+            }
         };
         tokio::select! {
-            () = clock::until(&*self.clock, at) => return Ok(()),
+            () = clock::until(&*self.clock, at) => return Ok(false),
             () = doubted => {}
         }
         self.dir.check_in_force(&identity.kept)?;
         *looked_at = Some(Instant::now());
-        self.client(identity)?.who_am_i().await.map(drop)
+        self.client(identity)?.who_am_i().await.map(|_| true)
     }
 
     async fn acknowledge(&self, identity: &Identity) -> Result<Identity> {
@@ -185,12 +204,17 @@ impl Keeper {
 
 fn expired(at: Timestamp) -> Error {
     let text = format!("the agent's identity expired at {at}; get a code and enrol anew");
-    Error::new(Kind::NotAuthenticated, "IDENTITY_EXPIRED", text)
+    Error::new(Kind::NotAuthenticated, IDENTITY_EXPIRED, text)
 }
 
 /// Nothing that time would change: the certificate is refused, or its lease is not this holder's.
 fn is_final(error: &Error) -> bool {
-    matches!(error.code(), "GENERATION_SUPERSEDED" | "CERTIFICATE_REVOKED" | "LEASE_NOT_FOUND" | "NO_TENANT")
+    matches!(error.code(), "GENERATION_SUPERSEDED" | "CERTIFICATE_REVOKED")
+}
+
+/// The server does not know it. A store that lost its leases is given them back within seconds, and a tenant may be configured again.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error.code(), "LEASE_NOT_FOUND" | "NO_TENANT")
 }
 
 /// A time between two, the same one at each look.

@@ -186,6 +186,19 @@ fn what_is_refused_under_a_good_code_is_bounded_too() {
     assert_eq!(recorded, 10);
 }
 
+fn keeper(world: &World, dir: IdentityDir) -> Keeper {
+    let certificates = vec![CertificateDer::from_pem_file(world.file("ca.pem")).unwrap()];
+    Keeper {
+        dir,
+        address: format!("127.0.0.1:{}", world.grpc).parse().unwrap(),
+        roots: Roots::Only { source: "the world's CA".to_owned(), certificates },
+        timeout: Duration::from_secs(5),
+        settle: Duration::from_millis(300),
+        doubts: Arc::default(),
+        clock: Arc::new(SystemClock),
+    }
+}
+
 /// A short life: the keeper renews, everybody takes the new one up, and only then the old one ends.
 #[test]
 fn an_identity_keeps_itself_through_its_renewals() {
@@ -195,18 +208,7 @@ fn an_identity_keeps_itself_through_its_renewals() {
     assert_eq!(enroll(&world, &state, &code(&world)).code, 0);
     let dir = IdentityDir::open(&state).unwrap();
     let first = Arc::new(dir.load().unwrap());
-    let keeper = Keeper {
-        dir: dir.clone(),
-        address: format!("127.0.0.1:{}", world.grpc).parse().unwrap(),
-        roots: Roots::Only {
-            source: "the world's CA".to_owned(),
-            certificates: vec![CertificateDer::from_pem_file(world.file("ca.pem")).unwrap()],
-        },
-        timeout: Duration::from_secs(5),
-        settle: Duration::from_millis(300),
-        doubts: Arc::default(),
-        clock: Arc::new(SystemClock),
-    };
+    let keeper = keeper(&world, dir.clone());
     let (current, mut seen) = watch::channel(first.clone());
     let (lost, _) = watch::channel(None);
     block_on(async {
@@ -230,6 +232,34 @@ fn an_identity_keeps_itself_through_its_renewals() {
     assert_eq!(world.cli(&world.operator(), ["lease", "revoke", &now.kept.lease_id]).code, 0);
     let ended = why_lost(&keeper, &current);
     assert_eq!((ended.kind(), ended.code()), (Kind::NotAuthenticated, "CERTIFICATE_REVOKED"), "{ended}");
+}
+
+/// Somebody takes the tenant's member away, and sees what that does.
+#[test]
+fn an_identity_that_is_not_known_for_a_while_is_told_and_kept() {
+    let world = World::start();
+    world.reconfigure(|world| world.edit("daypass.toml", "default_ttl = \"24h\"", "default_ttl = \"16s\""));
+    let state = world.file("state");
+    assert_eq!(enroll(&world, &state, &code(&world)).code, 0);
+    let dir = IdentityDir::open(&state).unwrap();
+    let (current, mut followed) = watch::channel(Arc::new(dir.load().unwrap()));
+    let keeper = Keeper { settle: Duration::from_millis(10), ..keeper(&world, dir) };
+    let [member, nobody] = ["agent/fleet/*", "nobody/fleet/*"].map(|id| format!("spiffe://dev.daypass.test/{id}"));
+    world.reconfigure(|world| world.edit("daypass.toml", &member, &nobody));
+    let (lost, mut said) = watch::channel(None::<Error>);
+    block_on(async {
+        let following = async {
+            let told = said.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+            assert_eq!(told.code(), "NO_TENANT", "{told}");
+            world.reconfigure(|world| world.edit("daypass.toml", &nobody, &member));
+            said.wait_for(Option::is_none).await.unwrap();
+            followed.wait_for(|now| now.kept.generation > 1).await.map(drop).unwrap();
+        };
+        tokio::select! {
+            () = keeper.run(&current, &lost) => panic!("the keeper ended"),
+            in_time = tokio::time::timeout(Duration::from_secs(40), following) => in_time.expect("it is told and renewed in time"),
+        }
+    });
 }
 
 /// What the keeper says when the identity cannot be kept.
@@ -261,15 +291,7 @@ fn an_identity_that_expired_is_told_as_that() {
     assert_eq!(enroll(&world, &state, &code(&world)).code, 0);
     let dir = IdentityDir::open(&state).unwrap();
     let (current, _seen) = watch::channel(Arc::new(dir.load().unwrap()));
-    let keeper = Keeper {
-        dir,
-        address: format!("127.0.0.1:{}", world.grpc).parse().unwrap(),
-        roots: Roots::System,
-        timeout: Duration::from_secs(1),
-        settle: Duration::from_millis(10),
-        doubts: Arc::default(),
-        clock: Arc::new(SystemClock),
-    };
+    let keeper = Keeper { roots: Roots::System, timeout: Duration::from_secs(1), settle: Duration::from_millis(10), ..keeper(&world, dir) };
     let ended = why_lost(&keeper, &current);
     assert_eq!(ended.code(), "IDENTITY_EXPIRED", "{ended}");
 }

@@ -329,7 +329,12 @@ impl Vend {
     pub(super) async fn not_rotated(&self, due: &Due, error: Error, now: Timestamp) {
         count("failed", 1);
         let (stream, id) = (&due.stream, due.stream.lease);
-        let for_good = matches!(error.code(), Code::InvalidCsr | Code::InvalidRequest | Code::ClaimNotUsable);
+        let for_good = match error.code() {
+            Code::InvalidCsr | Code::InvalidRequest | Code::ClaimNotUsable => true,
+            // No other session comes of the lease. Here it may be that many credentials live under it at the moment.
+            Code::NotRenewable => stream.lane == Lane::Remote,
+            _ => false,
+        };
         let outcome = if error.code().is_refusal() { Outcome::Denied } else { Outcome::Failed };
         let event = Event {
             method: "watch/rotate".into(),

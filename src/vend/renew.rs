@@ -48,7 +48,8 @@ impl Vend {
     /// Makes a new credential under a lease and moves the lease's expiry.
     ///
     /// The credential before it lives on until its own expiry; a revoke reaches both. When the record cannot be written the new
-    /// credential does not leave; the lease may have moved, which harms nobody: it has one more serial that nobody holds. What a remote
+    /// credential does not leave; the lease may have moved, and has one more serial then that nobody holds. There is room for a few of them
+    /// only, so nothing is made while the log is known to be away. What a remote
     /// system makes is covered before it is asked: the lease's expiry is already the latest that the new credential can have. Must run to
     /// its end once begun, as [`Vend::clone_found`] must.
     pub async fn renew(&self, call: &Call, renewal: Renewal) -> Result<Issued> {
@@ -65,6 +66,7 @@ impl Vend {
         };
 
         // 2. Mint, once the token has not served before, and store it.
+        self.can_record()?;
         let made = async {
             let same = [stored.id.as_bytes().as_slice(), input.bytes()].concat();
             self.spend_token(call, &stored, &same).await?;

@@ -154,6 +154,8 @@ impl Vend {
         if let Err(denial) = rules.book.decide_watch(&call.identity, &stored, terms, call.origin.peer_address, now) {
             return Err(self.denied(call, about(), *denial, now).await);
         }
+        // What could not go on record is not begun: each credential that never leaves takes up room under the lease.
+        self.can_record()?;
         let taken = async {
             let next_key = self.next_key(&rules, &stored, next_csr.as_deref())?;
             // 3. Use the token up: it may not carry the lease past what a fresh one would.

@@ -95,8 +95,10 @@ impl Vend {
     /// many it looked at. Safe at any number of servers at once.
     ///
     /// # Errors
-    /// Those of the store; what was due is put off.
+    /// Those of the store; what was due is put off. `AuditUnavailable` while the log is away; what is due waits for it.
     pub async fn rotate_due(&self) -> Result<usize> {
+        // Each credential that is made and cannot go on record takes up room under its lease, and reaches nobody.
+        self.can_record()?;
         let now = self.clock.now();
         let due = self.watches.take_due(Lane::Here, now, ROTATE_BATCH);
         let looked_at = due.len();
@@ -352,7 +354,7 @@ impl Vend {
     }
 
     /// Looks at a stream again after a pause that grows.
-    fn put_off(&self, due: &Due, now: Timestamp) {
+    pub(super) fn put_off(&self, due: &Due, now: Timestamp) {
         self.watches.schedule(&due.stream, after(now, pause(due.failures)), true);
     }
 }

@@ -8,7 +8,7 @@ use daypass::{
     model::{
         SignedDuration,
         error::{Code, Error, Result},
-        lease::Lease,
+        lease::{Lease, MAX_LIVE_SERIALS},
         secret::Secret,
     },
     store::{Collection, Entry, EntryStore},
@@ -161,6 +161,23 @@ async fn a_revocation_after_a_crash_leaves_no_two_leases() {
         assert_eq!(failed(cut.redeem_elsewhere(&cut.key).await).code(), Code::EnrollmentCode, "{}", cut.at);
         assert!(cut.living().await.is_none());
     }
+}
+
+/// An agent tries again and again; its identity must not run out of room for the certificate that it gets in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_without_the_log_costs_an_agent_nothing() {
+    let faults = Faults::default();
+    let world = World::faulty(&faults);
+    let (lease, call) = world.agent("acme").await;
+    faults.log_away();
+    for _ in 0..2 * MAX_LIVE_SERIALS {
+        world.clock.forward(SignedDuration::from_secs(4));
+        assert_eq!(failed(world.renew(&call, lease.id, Some(1)).await).code(), Code::AuditUnavailable);
+    }
+    assert_eq!(world.stored(lease.id).await, lease, "nothing was made");
+    faults.heal();
+    let (renewed, _) = world.renew(&call, lease.id, Some(1)).await.unwrap();
+    assert_eq!(renewed.generation, 2);
 }
 
 /// Each answer costs a signature and a record: who has a code and its key gets so many.

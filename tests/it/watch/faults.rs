@@ -7,6 +7,7 @@ use daypass::{
     audit::read,
     model::{
         SignedDuration,
+        error::Code,
         event::Event,
         lease::{Lease, LeaseId},
     },
@@ -115,6 +116,44 @@ async fn nothing_leaves_that_is_not_on_record() {
         let holder = Holder::open(&world.vend, operator(), held(id, 1, &fresh(), None)).await.unwrap();
         rotate_through(&world).await;
         reach(&world, holder, 1, &fresh()).await;
+    }
+}
+
+/// Eight certificates may live under a lease: were one made at each try, none could be made when the log is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_while_the_log_is_away_and_all_goes_on_after_it() {
+    for role in ["web", "push", "deploy"] {
+        let world = World::new();
+        let [first, second] = [fresh(), fresh()];
+        let mut holder = Holder::open(&world.vend, operator(), new_lease(role, &first, Some(&second))).await.unwrap();
+        let before = world.stored(holder.lease.id).await.unwrap();
+        until_due(&world.clock, &holder.lease);
+        world.faults.log_away();
+        for _ in 0..12 {
+            rotate_through(&world).await;
+            world.clock.forward(SignedDuration::from_secs(-100));
+        }
+        holder.hears_nothing();
+        assert_eq!(world.stored(before.id).await.unwrap(), before, "{role}: it was not even claimed");
+
+        world.faults.heal();
+        world.clock.forward(SignedDuration::from_secs(60));
+        rotate_through(&world).await;
+        holder.next().await;
+        assert_eq!(holder.lease.generation, 2, "{role}");
+
+        // Nor is one made up for.
+        let (id, kept) = (before.id, world.stored(before.id).await.unwrap());
+        drop(holder);
+        world.faults.log_away();
+        for _ in 0..12 {
+            let refused = world.vend.watch(&operator(), held(id, 1, &first, None)).await.err().unwrap();
+            assert_eq!(refused.code(), Code::AuditUnavailable, "{role}");
+        }
+        assert_eq!(world.stored(id).await.unwrap(), kept, "{role}");
+        world.faults.heal();
+        let again = Holder::open(&world.vend, operator(), held(id, 1, &first, None)).await.unwrap();
+        assert_eq!((again.lease.generation, again.credentials.len()), (3, 1), "{role}");
     }
 }
 

@@ -38,8 +38,9 @@ pub const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 /// The shortest time between two looks at a stream that nothing is wrong with, however short the lives of its credentials.
 const SHORTEST_PAUSE: SignedDuration = SignedDuration::from_millis(100);
 
-/// How often a stream without a next key, or an acknowledgement, is looked at at most: its holder may have given one to another server.
-const KEY_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// How often a stream is looked at at most that waits for something which may come at any time: a next key or an acknowledgement, which its
+/// holder may have given to another server, or a role that lets it go further.
+const LOOK_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How often a swap whose outcome is unknown is repeated, which is safe.
 const SWAP_TRIES: usize = 3;
@@ -84,6 +85,11 @@ pub(super) fn first_look(lease: &Lease) -> Timestamp {
 /// The same after a look at `now`.
 fn next_look(lease: &Lease, now: Timestamp) -> Timestamp {
     first_look(lease).max(after(now, SHORTEST_PAUSE))
+}
+
+/// When a stream is looked at again that waits for what may come at any time: often enough that it does not come too late.
+fn before_long(lease: &Lease, now: Timestamp) -> Timestamp {
+    after(now, (lease.expires_at.duration_since(now) / 32).max(LOOK_PAUSE))
 }
 
 fn after(now: Timestamp, span: SignedDuration) -> Timestamp {
@@ -187,12 +193,14 @@ impl Vend {
         // What an enrolled agent does not say that it has is not followed by more: see [`Lease::may_be_shown`].
         let unsaid = lease.enrolled && lease.acknowledged < lease.generation;
         if unsaid || matches!(lease.handle, Handle::X509 { next_key: None, .. }) {
-            return Verdict::Later(after(now, (lease.expires_at.duration_since(now) / 32).max(KEY_PAUSE)));
+            return Verdict::Later(before_long(lease, now));
         }
         match rules.book.decide_rotate(&stream.call.identity, lease, stream.terms, stream.call.origin.peer_address, now) {
+            // The role gives shorter lives since. A credential that ends when the one before it does would only take up room under the lease.
+            Ok(grant) if grant.expires_at() <= lease.held_until() => Verdict::Later(before_long(lease, now)),
             Ok(grant) => Verdict::Rotate(grant),
-            // It lives to its end, and so does the stream.
-            Err(denial) if denial.error.code() == Code::NotRenewable => Verdict::Later(lease.expires_at),
+            // It lives to its end, and so does the stream; as time goes on, or after a reload, it may go further.
+            Err(denial) if denial.error.code() == Code::NotRenewable => Verdict::Later(before_long(lease, now)),
             Err(denial) => Verdict::Denied(denial),
         }
     }

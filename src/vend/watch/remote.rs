@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use super::{
     Lane,
     registry::Due,
-    rotate::{Ready, count},
+    rotate::{NotMade, Ready, count},
 };
 use crate::{
     model::{
@@ -64,7 +64,10 @@ impl Vend {
                 count("failed", 1);
                 self.watches.end(&due.stream, error);
             }
-            Err(error) => self.not_rotated(&due, retried(error), now).await,
+            Err(error) => {
+                let error = retried(error);
+                self.not_rotated(vec![NotMade { due, error }], now).await;
+            }
         }
         Ok(())
     }

@@ -63,6 +63,12 @@ struct Made {
     credential: Credential,
 }
 
+/// A rotation of which nothing came.
+pub(super) struct NotMade {
+    pub due: Due,
+    pub error: Error,
+}
+
 /// What becomes of a stream that was looked at.
 enum Verdict {
     /// Its lease is rotated.
@@ -118,9 +124,11 @@ impl Vend {
         // 2. Claim them: from here on another server waits before it makes the same.
         let claimed = self.claim(ready, now).await?;
         // 3. Mint, and store what each lease has now. Nothing of it is known outside this function yet.
-        let made = self.write_made(self.mint_all(&rules, claimed, now).await).await;
+        let (made, not_made) = self.mint_all(&rules, claimed, now).await;
+        let made = self.write_made(made).await;
         // 4. Put it on record, then hand it over.
         self.hand_over(made, now).await;
+        self.not_rotated(not_made, now).await;
         Ok(looked_at)
     }
 
@@ -256,8 +264,8 @@ impl Vend {
         Ok(ours)
     }
 
-    async fn mint_all(&self, rules: &Rules, claimed: Vec<Ready>, now: Timestamp) -> Vec<Made> {
-        let mut made = Vec::with_capacity(claimed.len());
+    async fn mint_all(&self, rules: &Rules, claimed: Vec<Ready>, now: Timestamp) -> (Vec<Made>, Vec<NotMade>) {
+        let (mut made, mut not_made) = (Vec::with_capacity(claimed.len()), Vec::new());
         for (nth, Ready { due, lease, grant }) in claimed.into_iter().enumerate() {
             if nth % MINTED_IN_A_ROW == MINTED_IN_A_ROW - 1 {
                 tokio::task::yield_now().await;
@@ -271,10 +279,10 @@ impl Vend {
             });
             match renewed {
                 Ok((lease, credential)) => made.push(Made { due, grant, lease, credential }),
-                Err(error) => self.not_rotated(&due, error, now).await,
+                Err(error) => not_made.push(NotMade { due, error }),
             }
         }
-        made
+        (made, not_made)
     }
 
     /// Stores what was made. Of what was not stored for sure nothing leaves.
@@ -335,35 +343,51 @@ impl Vend {
         count(if sent { "done" } else { "undelivered" }, 1);
     }
 
-    /// A credential that could not be made: it is tried again, unless it is refused for good.
-    pub(super) async fn not_rotated(&self, due: &Due, error: Error, now: Timestamp) {
-        count("failed", 1);
-        let (stream, id) = (&due.stream, due.stream.lease);
-        let for_good = match error.code() {
-            Code::InvalidCsr | Code::InvalidRequest | Code::ClaimNotUsable => true,
-            // No other session comes of the lease. Here it may be that many credentials live under it at the moment.
-            Code::NotRenewable => stream.lane == Lane::Remote,
-            _ => false,
-        };
-        let outcome = if error.code().is_refusal() { Outcome::Denied } else { Outcome::Failed };
-        let event = Event {
-            method: "watch/rotate".into(),
-            lease_id: Some(id),
-            reason: Some(error.code().as_str().into()),
-            ..event_of(&stream.call, outcome, now)
-        };
-        let error = self.put_on_record(event, error).await;
-        tracing::warn!(%error, lease = %id, failures = due.failures, "a watched lease could not be rotated");
-        if for_good {
-            self.watches.end(stream, error);
-        } else {
-            self.put_off(due, now);
+    /// Credentials that could not be made, all on record at once: each is tried again, unless it is refused for good.
+    pub(super) async fn not_rotated(&self, not_made: Vec<NotMade>, now: Timestamp) {
+        if not_made.is_empty() {
+            return;
+        }
+        count("failed", not_made.len());
+        let recorded = self.record(not_made.iter().map(|not_made| not_made.event(now)).collect()).await;
+        for NotMade { due, error } in not_made {
+            let (lease, for_good) = (due.stream.lease, is_for_good(&error, due.stream.lane));
+            tracing::warn!(%error, %lease, failures = due.failures, "a watched lease could not be rotated");
+            match &recorded {
+                _ if !for_good => self.put_off(&due, now),
+                // A refusal that is not on record does not leave.
+                Err(unrecorded) if error.code().is_refusal() => self.watches.end(&due.stream, unrecorded.clone()),
+                _ => self.watches.end(&due.stream, error),
+            }
         }
     }
 
     /// Looks at a stream again after a pause that grows.
     pub(super) fn put_off(&self, due: &Due, now: Timestamp) {
         self.watches.schedule(&due.stream, after(now, pause(due.failures)), true);
+    }
+}
+
+impl NotMade {
+    fn event(&self, now: Timestamp) -> Event {
+        let (stream, code) = (&self.due.stream, self.error.code());
+        let outcome = if code.is_refusal() { Outcome::Denied } else { Outcome::Failed };
+        Event {
+            method: "watch/rotate".into(),
+            lease_id: Some(stream.lease),
+            reason: Some(code.as_str().into()),
+            ..event_of(&stream.call, outcome, now)
+        }
+    }
+}
+
+/// Whether the next credential will not be had however often it is tried.
+fn is_for_good(error: &Error, lane: Lane) -> bool {
+    match error.code() {
+        Code::InvalidCsr | Code::InvalidRequest | Code::ClaimNotUsable => true,
+        // No other session comes of the lease. Here it may be that many credentials live under it at the moment.
+        Code::NotRenewable => lane == Lane::Remote,
+        _ => false,
     }
 }
 

@@ -161,15 +161,23 @@ impl Vend {
             // 3. Use the token up: it may not carry the lease past what a fresh one would.
             let same = [b"watch".as_slice(), id.as_bytes(), &generation.to_be_bytes(), input.bytes()].concat();
             self.spend_token(call, &stored, &same).await?;
-            // 4. Mark where the stream is: no other server rotates the lease from now on.
-            let (by, at, rival) = (self.watches.server(), now, stored.claim);
-            let taken = self.change(stored, |_| Some(Change::TakeUp { by, at, next_key: next_key.clone() })).await?;
-            Ok((taken, rival))
+            // 4. Mark where the stream is: no other server rotates the lease from now on. Who was found to be a clone meanwhile marks nothing.
+            let (by, at) = (self.watches.server(), now);
+            let take_up = |lease: &Lease| {
+                let still = (lease.acknowledged..=lease.generation).contains(&generation);
+                still.then(|| Change::TakeUp { by, at, next_key: next_key.clone() })
+            };
+            self.change(stored, take_up).await
         };
-        let (taken, rival) = match taken.await {
+        let taken = match taken.await {
             Ok(taken) => taken,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
+        // It may have moved since it was looked at.
+        self.must_have(call, &rules, &taken, Some(generation), now).await?;
+
+        // Whoever was making the next one may do so until then: the mark that was written says it of the claim that it replaced.
+        let free = taken.claim.map_or(now, |claim| claim.until);
 
         // 5. What was made and never reached its holder is made up for.
         // A remote system that is slow keeps nobody else waiting.
@@ -181,8 +189,6 @@ impl Vend {
             Watched { lease: taken, credential: None, now }
         };
 
-        // 6. Whoever was making the next one before may still do so.
-        let free = rival.map_or(now, |claim| claim.lapses_by(now));
         let due = first_look(&first.lease).max(free);
         Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
     }

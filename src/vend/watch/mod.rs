@@ -128,8 +128,8 @@ impl Vend {
         let terms = WatchTerms { ttl, shown_at: issued.now };
         let unheld = lost_for_good.then(|| lease.clone());
         let first = Watched { lease, credential: Some(issued.credential), now: issued.now };
-        let due = first_look(&first.lease);
-        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld })
+        let free = issued.now;
+        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, free)), unheld })
     }
 
     async fn watch_held(&self, call: &Call, held: HeldLease, next_csr: Option<Vec<u8>>) -> Result<Opened> {
@@ -189,8 +189,7 @@ impl Vend {
             Watched { lease: taken, credential: None, now }
         };
 
-        let due = first_look(&first.lease).max(free);
-        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
+        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, free)), unheld: None })
     }
 
     /// A credential in place of one that was made and that its holder never had.
@@ -219,10 +218,10 @@ impl Vend {
         Ok(Watched { lease, credential: Some(credential), now })
     }
 
-    fn opening(&self, call: &Call, terms: WatchTerms, first: Watched, due: Timestamp) -> Opening {
-        let lane = Lane::of(first.lease.kind);
+    fn opening(&self, call: &Call, terms: WatchTerms, first: Watched, not_before: Timestamp) -> Opening {
+        let (lane, due) = (Lane::of(first.lease.kind), first_look(&first.lease));
         let ends_at = first.now.checked_add(self.watches.age()).unwrap_or(Timestamp::MAX);
-        Opening { lease: first.lease.id, lane, call: call.clone(), terms, ends_at, due, first }
+        Opening { lease: first.lease.id, lane, call: call.clone(), terms, ends_at, due, not_before, first }
     }
 
     /// The key of a CSR that is given ahead; none for a lease that takes none.

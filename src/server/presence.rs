@@ -83,16 +83,16 @@ impl Presence {
             return Ok(());
         }
         let said = self.listen(now).await?;
-        for (ring, key) in waiting {
+        for (ring, number, key) in waiting {
             if everybody_has(&said, &key) {
-                self.activate(&*ring, &key, now).await?;
+                self.activate(&*ring, number, &key, now).await?;
             }
         }
         Ok(())
     }
 
     /// The rings with a key that signs as soon as everybody has it.
-    fn waiting(&self, now: Timestamp) -> Vec<(Arc<dyn Ring>, CaName)> {
+    fn waiting(&self, now: Timestamp) -> Vec<(Arc<dyn Ring>, u32, CaName)> {
         let rules = self.vend.rules();
         let waiting = rules.issuers.x509.cas().rings().filter_map(|(_, ring)| Some((ring, ring.maker().acknowledged_after?)));
         let prepared = |(ring, floor): (&Arc<crate::keys::KeyRing<_>>, SignedDuration)| {
@@ -101,15 +101,15 @@ impl Presence {
             if !is_out(key.times, floor, now) {
                 return None;
             }
-            Some((ring, key.name().parse().ok()?))
+            Some((ring, key.number, key.name().parse().ok()?))
         };
         waiting.filter_map(prepared).collect()
     }
 
-    async fn activate(&self, ring: &dyn Ring, key: &CaName, now: Timestamp) -> Result<()> {
-        match ring.activate(&self.desk.vault()?, Activation::AtOnce, now).await {
+    async fn activate(&self, ring: &dyn Ring, number: u32, key: &CaName, now: Timestamp) -> Result<()> {
+        match ring.activate(&self.desk.vault()?, Activation::Acknowledged(number), now).await {
             Ok(_) => tracing::info!(%key, "everybody who watches the trust bundle has the key; it signs from now on"),
-            // Another server was quicker.
+            // Another server was quicker, or an administrator has put another key into its place.
             Err(error) if error.code() == Code::KeyState => {}
             Err(error) => return Err(error),
         }

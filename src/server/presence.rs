@@ -58,6 +58,8 @@ pub(super) struct Presence {
     server: ServerId,
     /// What this server said last, and the version of its entry.
     last: Mutex<Option<(Said, u64)>>,
+    /// When it read last what the others say.
+    heard_at: Mutex<Option<Timestamp>>,
 }
 
 impl Presence {
@@ -68,7 +70,7 @@ impl Presence {
         bundles: Arc<Bundles>,
         server: ServerId,
     ) -> Arc<Self> {
-        Arc::new(Self { vend, entries, desk, bundles, server, last: Mutex::default() })
+        Arc::new(Self { vend, entries, desk, bundles, server, last: Mutex::default(), heard_at: Mutex::default() })
     }
 
     /// Says what is new here, forgets who is gone, and has keys sign that everybody has.
@@ -79,7 +81,7 @@ impl Presence {
         let now = self.vend.now();
         self.say(now).await?;
         let waiting = self.waiting(now);
-        if waiting.is_empty() {
+        if waiting.is_empty() && !self.listening_is_due(now) {
             return Ok(());
         }
         let said = self.listen(now).await?;
@@ -143,6 +145,12 @@ impl Presence {
         Ok(())
     }
 
+    /// Whether it is time to forget who is gone, though no key waits: nobody else would.
+    fn listening_is_due(&self, now: Timestamp) -> bool {
+        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        heard_at.is_none_or(|at| now.duration_since(at).abs() >= SAY_EVERY)
+    }
+
     /// What every server said last.
     async fn listen(&self, now: Timestamp) -> Result<Vec<Said>> {
         let mut all = Vec::new();
@@ -156,6 +164,7 @@ impl Presence {
                 Err(_) => all.push(Said { at: now, watchers: 0, keys: BTreeSet::new() }),
             }
         }
+        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         Ok(all)
     }
 

@@ -188,7 +188,10 @@ async fn an_administrator_prepares_activates_and_retires() {
     let fourth = ring.prepare(vault, out + TAKEN_OUT_KEPT * 2).await.unwrap();
     assert_eq!(fourth.number, 4);
     // Everybody had the third one; of this one nobody has said so.
-    refused(ring.activate(vault, Activation::Acknowledged(3), out + TAKEN_OUT_KEPT * 2).await, "jwt-4 is prepared meanwhile, and not jwt-3");
+    refused(
+        ring.activate(vault, Activation::Acknowledged(3), out + TAKEN_OUT_KEPT * 2).await,
+        "jwt-4 is prepared meanwhile, and not jwt-3",
+    );
     let forced = ring.activate(vault, force, out + TAKEN_OUT_KEPT * 2).await.unwrap();
     assert_eq!((forced.number, forced.state), (4, Active));
     // What lives under a key that was taken out is verified no more.

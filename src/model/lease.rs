@@ -28,6 +28,10 @@ use super::{
 /// The most certificates that may be alive under one lease at once; a renewal past it is refused.
 pub const MAX_LIVE_SERIALS: usize = 8;
 
+/// The same for an agent's own identity ([`Lease::enrolled`]). Of its certificates only two are good at a time, see [`Lease::may_be_shown`]; the
+/// others were in answers that never arrived, and a bad hour on the way must not cost the agent its identity.
+pub const MAX_LIVE_SERIALS_ENROLLED: usize = 64;
+
 /// How long a registry takes a token past its `exp` (distribution 2.8 and 3.1).
 pub const REGISTRY_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 

@@ -1,4 +1,7 @@
 //! A wall clock that jumps forward must delete nothing and end nothing: what goes by the time waits until as much time has really passed.
+//!
+//! A machine that was suspended looks just the same, for [`Instant`] does not count that time on every system: what is to be deleted then waits
+//! for as long as it slept.
 
 use std::time::{Duration, Instant};
 
@@ -70,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_slept_is_no_jump() {
+    fn a_clock_that_is_slewed_is_no_jump() {
         let (wall, at) = start();
         let mut steady = Steady::new(wall, at);
         assert!(steady.holds(wall + SignedDuration::from_secs(3000), at + Duration::from_secs(2990)));

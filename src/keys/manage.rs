@@ -55,6 +55,11 @@ impl<M: KeyMaker> KeyRing<M> {
         if held.is_err() {
             return Err(refuse(format!("{name} cannot be read and would sign nothing; retire it, and prepare another")));
         }
+        if let Activation::Acknowledged(number) = how
+            && number != stored.number
+        {
+            return Err(refuse(format!("{name} is prepared meanwhile, and not {}", key_name(&self.name, number))));
+        }
         let times = stored.record.times();
         if how == Activation::PublishedLongEnough && !self.schedule.is_out(times, now) {
             let (since, ahead) = (times.published_at, self.schedule.publish_ahead);

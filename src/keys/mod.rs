@@ -153,7 +153,9 @@ impl KeyShown {
 pub enum Activation {
     /// Once it was published for [`Schedule::publish_ahead`].
     PublishedLongEnough,
-    /// At once: every relying party is known to have it, or somebody takes on that some do not.
+    /// At once, if it is the one with this number: every relying party is known to have that.
+    Acknowledged(u32),
+    /// At once, whichever it is: somebody takes on that some do not have it.
     AtOnce,
 }
 
@@ -207,7 +209,7 @@ pub trait Ring: Send + Sync {
     /// Has the prepared key sign from now on.
     ///
     /// # Errors
-    /// `KEY_STATE` when none is prepared, when it cannot be read, or when it was not published for long enough.
+    /// `KEY_STATE` when none is prepared or another one, when it cannot be read, or when it was not published for long enough.
     async fn activate(&self, vault: &Vault, how: Activation, now: Timestamp) -> Result<KeyShown>;
 
     /// Takes a key out: what lives under it is not verified any more.

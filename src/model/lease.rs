@@ -28,11 +28,22 @@ use super::{
 /// The most certificates that may be alive under one lease at once; a renewal past it is refused.
 pub const MAX_LIVE_SERIALS: usize = 8;
 
+/// The same for an agent's own identity ([`Lease::enrolled`]). Of its certificates only two are good at a time, see [`Lease::may_be_shown`]; the
+/// others were in answers that never arrived, and a bad hour on the way must not cost the agent its identity.
+pub const MAX_LIVE_SERIALS_ENROLLED: usize = 64;
+
 /// How long a registry takes a token past its `exp` (distribution 2.8 and 3.1).
 pub const REGISTRY_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long a denial at AWS stands past the lease's expiry: AWS counts a session's life from its own answer, and by its own clock.
 pub const AWS_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// How much later than planned a session at AWS may end, because the call took time and clocks differ: one that is bound by the end of its
+/// lease or its tenant is planned to end so much before that.
+pub const AWS_CALL_MARGIN: SignedDuration = SignedDuration::from_secs(30);
+
+/// The shortest session at AWS (`DurationSeconds` of `AssumeRole` in the STS API reference).
+pub const AWS_SHORTEST_SESSION: SignedDuration = SignedDuration::from_mins(15);
 
 /// Where a lease stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -391,7 +402,19 @@ impl Lease {
 
     /// Whether a renewal at `now` could still give a credential that lives longer than the newest one.
     pub fn renewable(&self, now: Timestamp) -> bool {
-        self.state == LeaseState::Active && self.expires_at > now && self.renew_until > self.held_until()
+        self.state == LeaseState::Active && self.expires_at > now && self.gains(self.renew_until, now)
+    }
+
+    /// Whether a credential that is made at `now` and lives until `end` at the latest could live longer than the newest one. A session at
+    /// AWS has a shortest life, and ends a margin before `end`.
+    pub fn gains(&self, end: Timestamp, now: Timestamp) -> bool {
+        match self.kind {
+            CredentialKind::Aws | CredentialKind::Ecr => {
+                let latest = end.checked_sub(AWS_CALL_MARGIN).unwrap_or(Timestamp::MIN);
+                latest > self.held_until() && latest.duration_since(whole_second(now)) >= AWS_SHORTEST_SESSION
+            }
+            CredentialKind::X509 | CredentialKind::Registry | CredentialKind::Jwt => end > self.held_until(),
+        }
     }
 
     /// When the sweep must look at it next: when it is live its expiry (a revocation or a reservation that a crash left

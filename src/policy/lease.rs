@@ -171,7 +171,7 @@ impl PolicyBook {
     pub(super) fn ceiling(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, now: Timestamp) -> Result<Timestamp, Refused> {
         let end = whole_second(caller.tenant.ends_at.unwrap_or(Timestamp::MAX)).min(lease.renew_until);
         let ceiling = whole_second(after(now, role.max_ttl)).min(end);
-        if lease.renewable(now) && end > lease.held_until() && ceiling >= lease.expires_at {
+        if lease.renewable(now) && lease.gains(end, now) && ceiling >= lease.expires_at {
             return Ok(ceiling);
         }
         let message = format!("the lease ends at {} and cannot be renewed further; issue a new one", lease.expires_at);

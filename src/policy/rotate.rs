@@ -75,25 +75,33 @@ impl PolicyBook {
         self.holds(&caller, lease, now)?;
         let role = self.role_held(&caller, lease)?;
         let ttl = rotation_ttl(role, terms);
-        let ceiling = self.ceiling(&caller, lease, role, now)?.min(self.vouched_until(&caller, lease, role, terms)?);
+        let ceiling = self.ceiling(&caller, lease, role, now)?.min(self.vouched_until(&caller, lease, role, terms, now)?);
         let policies = self.permit(&caller, &ask(lease, ttl, peer_address, now))?;
         let expires_at = whole_second(after(now, ttl)).min(ceiling).max(lease.expires_at);
         Ok(self.grant(identity, &caller, role, (expires_at, lease.renew_until), policies))
     }
 
     /// The latest that a lease may reach by what its holder has shown.
-    fn vouched_until(&self, caller: &Caller<'_>, lease: &Lease, role: &Role, terms: WatchTerms) -> Result<Timestamp, Refused> {
+    fn vouched_until(
+        &self,
+        caller: &Caller<'_>,
+        lease: &Lease,
+        role: &Role,
+        terms: WatchTerms,
+        now: Timestamp,
+    ) -> Result<Timestamp, Refused> {
         let until = match caller.identity.proof {
             Proof::Certificate(_) | Proof::Enrollment(_) => return Ok(Timestamp::MAX),
             Proof::Token { .. } => whole_second(after(terms.shown_at, role.max_life_per_token)),
         };
-        if until > lease.expires_at {
+        if until > lease.expires_at && lease.gains(until, now) {
             return Ok(until);
         }
         let message = format!(
-            "the lease ends at {}, {}s after you showed your token, and goes no further without a fresh one: watch it again with one",
-            lease.expires_at,
-            role.max_life_per_token.as_secs()
+            "your token carries the lease until {until} at most, {}s after you showed it; the lease ends at {} and goes no further without a \
+             fresh one: watch it again with one",
+            role.max_life_per_token.as_secs(),
+            lease.expires_at
         );
         Err(self.refuse(Error::new(Code::TokenExpired, message)))
     }

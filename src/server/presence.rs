@@ -58,6 +58,8 @@ pub(super) struct Presence {
     server: ServerId,
     /// What this server said last, and the version of its entry.
     last: Mutex<Option<(Said, u64)>>,
+    /// When it read last what the others say.
+    heard_at: Mutex<Option<Timestamp>>,
 }
 
 impl Presence {
@@ -68,7 +70,7 @@ impl Presence {
         bundles: Arc<Bundles>,
         server: ServerId,
     ) -> Arc<Self> {
-        Arc::new(Self { vend, entries, desk, bundles, server, last: Mutex::default() })
+        Arc::new(Self { vend, entries, desk, bundles, server, last: Mutex::default(), heard_at: Mutex::default() })
     }
 
     /// Says what is new here, forgets who is gone, and has keys sign that everybody has.
@@ -79,20 +81,20 @@ impl Presence {
         let now = self.vend.now();
         self.say(now).await?;
         let waiting = self.waiting(now);
-        if waiting.is_empty() {
+        if waiting.is_empty() && !self.listening_is_due(now) {
             return Ok(());
         }
         let said = self.listen(now).await?;
-        for (ring, key) in waiting {
+        for (ring, number, key) in waiting {
             if everybody_has(&said, &key) {
-                self.activate(&*ring, &key, now).await?;
+                self.activate(&*ring, number, &key, now).await?;
             }
         }
         Ok(())
     }
 
     /// The rings with a key that signs as soon as everybody has it.
-    fn waiting(&self, now: Timestamp) -> Vec<(Arc<dyn Ring>, CaName)> {
+    fn waiting(&self, now: Timestamp) -> Vec<(Arc<dyn Ring>, u32, CaName)> {
         let rules = self.vend.rules();
         let waiting = rules.issuers.x509.cas().rings().filter_map(|(_, ring)| Some((ring, ring.maker().acknowledged_after?)));
         let prepared = |(ring, floor): (&Arc<crate::keys::KeyRing<_>>, SignedDuration)| {
@@ -101,15 +103,15 @@ impl Presence {
             if !is_out(key.times, floor, now) {
                 return None;
             }
-            Some((ring, key.name().parse().ok()?))
+            Some((ring, key.number, key.name().parse().ok()?))
         };
         waiting.filter_map(prepared).collect()
     }
 
-    async fn activate(&self, ring: &dyn Ring, key: &CaName, now: Timestamp) -> Result<()> {
-        match ring.activate(&self.desk.vault()?, Activation::AtOnce, now).await {
+    async fn activate(&self, ring: &dyn Ring, number: u32, key: &CaName, now: Timestamp) -> Result<()> {
+        match ring.activate(&self.desk.vault()?, Activation::Acknowledged(number), now).await {
             Ok(_) => tracing::info!(%key, "everybody who watches the trust bundle has the key; it signs from now on"),
-            // Another server was quicker.
+            // Another server was quicker, or an administrator has put another key into its place.
             Err(error) if error.code() == Code::KeyState => {}
             Err(error) => return Err(error),
         }
@@ -143,6 +145,12 @@ impl Presence {
         Ok(())
     }
 
+    /// Whether it is time to forget who is gone, though no key waits: nobody else would.
+    fn listening_is_due(&self, now: Timestamp) -> bool {
+        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        heard_at.is_none_or(|at| now.duration_since(at).abs() >= SAY_EVERY)
+    }
+
     /// What every server said last.
     async fn listen(&self, now: Timestamp) -> Result<Vec<Said>> {
         let mut all = Vec::new();
@@ -156,6 +164,7 @@ impl Presence {
                 Err(_) => all.push(Said { at: now, watchers: 0, keys: BTreeSet::new() }),
             }
         }
+        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         Ok(all)
     }
 

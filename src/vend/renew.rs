@@ -48,7 +48,8 @@ impl Vend {
     /// Makes a new credential under a lease and moves the lease's expiry.
     ///
     /// The credential before it lives on until its own expiry; a revoke reaches both. When the record cannot be written the new
-    /// credential does not leave; the lease may have moved, which harms nobody: it has one more serial that nobody holds. What a remote
+    /// credential does not leave; the lease may have moved, and has one more serial then that nobody holds. There is room for a few of them
+    /// only, so nothing is made while the log is known to be away. What a remote
     /// system makes is covered before it is asked: the lease's expiry is already the latest that the new credential can have. Must run to
     /// its end once begun, as [`Vend::clone_found`] must.
     pub async fn renew(&self, call: &Call, renewal: Renewal) -> Result<Issued> {
@@ -65,6 +66,7 @@ impl Vend {
         };
 
         // 2. Mint, once the token has not served before, and store it.
+        self.can_record()?;
         let made = async {
             let same = [stored.id.as_bytes().as_slice(), input.bytes()].concat();
             self.spend_token(call, &stored, &same).await?;
@@ -81,30 +83,37 @@ impl Vend {
         Ok(Issued { lease: renewed, credential, now })
     }
 
-    /// A lease that the caller shows. What it says of its generation must be so: who has an older one than was acknowledged is a clone, and so
-    /// is who shows a certificate that was never given to who has asked for another one since.
+    /// A lease that the caller shows, as [`Vend::must_have`] says.
     pub(super) async fn find_shown(&self, call: &Call, rules: &Rules, shown: Shown, now: Timestamp) -> Result<Lease> {
-        let about = || About { lease: Some(shown.lease), ..About::default() };
+        let about = About { lease: Some(shown.lease), ..About::default() };
         let lease = match self.find(shown.lease).await {
             Ok(lease) => lease,
-            Err(error) => return Err(self.ended(call, about(), error, now).await),
+            Err(error) => return Err(self.ended(call, about, error, now).await),
         };
+        self.must_have(call, rules, &lease, shown.generation, now).await?;
+        Ok(lease)
+    }
+
+    /// What a caller says of its lease's generation must be so: who has an older one than was acknowledged is a clone, and so is who shows a
+    /// certificate that was never given to who has asked for another one since.
+    pub(super) async fn must_have(&self, call: &Call, rules: &Rules, lease: &Lease, said: Option<u32>, now: Timestamp) -> Result<()> {
+        let about = || About { lease: Some(lease.id), ..About::default() };
         // The certificate of an enrolled lease shows its generation, whatever its holder says.
-        let by_certificate = shown_by(&call.identity, &lease);
-        let Some(generation) = shown.generation.into_iter().chain(by_certificate).min() else { return Ok(lease) };
+        let by_certificate = shown_by(&call.identity, lease);
+        let Some(generation) = said.into_iter().chain(by_certificate).min() else { return Ok(()) };
         // Nobody but its holder learns of its generations, or brings its end about.
-        if let Err(denial) = rules.book.decide_hold(&call.identity, &lease, now) {
+        if let Err(denial) = rules.book.decide_hold(&call.identity, lease, now) {
             return Err(self.denied(call, about(), *denial, now).await);
         }
         let forked = by_certificate.filter(|shown| !lease.may_be_shown(*shown));
         if let Some(generation) = forked.or(Some(generation).filter(|generation| *generation < lease.acknowledged)) {
-            return Err(self.clone_found(&call.origin, &*call.identity, &lease, generation).await);
+            return Err(self.clone_found(&call.origin, &*call.identity, lease, generation).await);
         }
-        if let Some(generation) = shown.generation.filter(|said| *said > lease.generation) {
+        if let Some(generation) = said.filter(|said| *said > lease.generation) {
             let why = format!("the lease is at generation {}; there is no generation {generation} of it", lease.generation);
             return Err(self.ended(call, about(), Error::new(Code::LeaseState, why), now).await);
         }
-        Ok(lease)
+        Ok(())
     }
 
     /// Uses the caller's token up for a renewal: it may not carry a lease past what a fresh one would. `same` tells the same request.

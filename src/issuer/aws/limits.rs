@@ -1,9 +1,8 @@
 //! AWS' limits, checked before a call: "IAM and AWS STS quotas" in the IAM user guide, and `AssumeRole` in the STS API reference.
 
 use crate::model::SignedDuration;
+pub use crate::model::lease::AWS_SHORTEST_SESSION as MIN_DURATION;
 
-/// The shortest session (`DurationSeconds`).
-pub const MIN_DURATION: SignedDuration = SignedDuration::from_mins(15);
 /// The longest session (`DurationSeconds`).
 pub const MAX_DURATION: SignedDuration = SignedDuration::from_hours(12);
 /// The longest session of a role that was assumed from another role's session (role chaining).

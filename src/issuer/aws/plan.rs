@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::limits;
+pub use crate::model::lease::AWS_CALL_MARGIN as CALL_MARGIN;
 use crate::{
     issuer::Order,
     model::{
@@ -17,9 +18,6 @@ use crate::{
 
 /// The session tag that names the lease. It is transitive: whoever is assumed from the session carries it too, and can be denied by it.
 pub const LEASE_TAG: &str = "daypass:lease";
-
-/// How much later than planned a session may end, because the call took time and clocks differ: its reservation ends that much later.
-pub const CALL_MARGIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// A session as it will be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -55,7 +55,7 @@ use crate::{
         error::{Code, Error, Result},
         hex,
         identity::Identity,
-        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, MAX_LIVE_SERIALS, Reach},
+        lease::{Handle, Lease, LeaseId, LeaseState, LiveSerial, MAX_LIVE_SERIALS, MAX_LIVE_SERIALS_ENROLLED, Reach},
         name::CaName,
         request::Input,
         role::{Role, RoleSpec, X509Role},
@@ -131,7 +131,8 @@ impl X509Issuer {
     pub fn issue(&self, ask: Ask<'_>, input: &Input, earlier: Option<&Handle>, now: Timestamp) -> Result<Minted> {
         let spec = x509_role(ask.role)?;
         let authority = self.cas.issuing(&spec.ca, now)?;
-        let living = living_serials(earlier, authority.name(), now)?;
+        let most = if spec.enrollment { MAX_LIVE_SERIALS_ENROLLED } else { MAX_LIVE_SERIALS };
+        let living = living_serials(earlier, authority.name(), most, now)?;
         let (key, next_key) = key_of(spec, input, earlier)?;
         let validity = authority.validity(now, ask.expires_at)?;
         let serial = Serial::of_lease(ask.lease, ask.generation, clock::random());
@@ -224,8 +225,8 @@ fn csr_of(input: &Input) -> Result<&[u8]> {
 }
 
 /// The certificates of a renewed lease that still live, oldest first, as they stand beside one that `ca` issues: a revocation must reach
-/// each of them at the CA that issued it.
-fn living_serials(earlier: Option<&Handle>, ca: &CaName, now: Timestamp) -> Result<Vec<LiveSerial>> {
+/// each of them at the CA that issued it. Refused when there are `most` already.
+fn living_serials(earlier: Option<&Handle>, ca: &CaName, most: usize, now: Timestamp) -> Result<Vec<LiveSerial>> {
     let (earlier_ca, serials) = match earlier {
         None => return Ok(Vec::new()),
         Some(Handle::X509 { ca, serials, .. }) => (ca, serials),
@@ -243,7 +244,7 @@ fn living_serials(earlier: Option<&Handle>, ca: &CaName, now: Timestamp) -> Resu
         LiveSerial { ca: (issued_by != ca).then(|| issued_by.clone()), ..live.clone() }
     };
     let living: Vec<_> = living.map(beside).collect();
-    if living.len() >= MAX_LIVE_SERIALS {
+    if living.len() >= most {
         let count = living.len();
         let why = format!("{count} certificates live under this lease; wait until one expires, or ask for a new lease");
         return Err(Error::new(Code::NotRenewable, why));

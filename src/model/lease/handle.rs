@@ -32,7 +32,8 @@ pub enum Handle {
     X509 {
         /// The CA that issued the newest certificate, by its own name: of a CA that rotates each key has one.
         ca: CaName,
-        /// The certificates that live under it, oldest first, at most [`super::MAX_LIVE_SERIALS`].
+        /// The certificates that live under it, oldest first, at most [`super::MAX_LIVE_SERIALS`], or
+        /// [`super::MAX_LIVE_SERIALS_ENROLLED`].
         serials: Vec<LiveSerial>,
         /// The first 16 bytes of SHA-256 over what the newest certificate's signature covers (its TBSCertificate), lower-case
         /// hex: a retried request makes the same certificate again or is refused.

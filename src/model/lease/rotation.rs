@@ -66,7 +66,7 @@ impl Lease {
         self.renewed_at.unwrap_or(self.issued_at)
     }
 
-    /// When its next credential is due; none when no renewal can move its expiry.
+    /// When its next credential is due; none when no renewal within that time can move its expiry: its holder then replaces the lease.
     pub fn rotation(&self) -> Option<RotationWindow> {
         let made_at = self.made_at();
         if !self.renewable(made_at) {
@@ -76,7 +76,7 @@ impl Lease {
         let part = |thousandths: i64| SignedDuration::from_millis(i64::try_from(life.as_millis()).unwrap_or(i64::MAX) / 1000 * thousandths);
         let start = made_at.checked_add(part(self.drawn())).ok()?;
         let end = start.checked_add(part(WINDOW)).ok()?;
-        Some(RotationWindow { start, end })
+        self.gains(self.renew_until, end).then_some(RotationWindow { start, end })
     }
 
     /// The part of the life after which it is due, in thousandths: drawn with the id, whose random bytes nobody chose.

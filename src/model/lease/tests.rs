@@ -186,3 +186,18 @@ fn leases_of_one_moment_spread() {
     let mean = 10_000 / 200;
     assert!(seconds.values().all(|count| *count < 3 * mean), "{:?}", seconds.values().max());
 }
+
+/// The last quarter of an hour of an AWS lease has room for no other session: it has no window there, and other kinds have.
+#[test]
+fn a_session_is_due_only_while_there_is_room_for_another() {
+    let until = |kind, renew_until| Lease { kind, renew_until: at(renew_until), ..held([1; 10], 900) };
+    let end = until(CredentialKind::Jwt, 901).rotation().unwrap().end;
+    let least = end.duration_since(at(0)).as_secs() + 900 + 30;
+    for kind in [CredentialKind::Aws, CredentialKind::Ecr] {
+        let rotates = |renew_until| until(kind, renew_until).rotation().is_some();
+        assert_eq!([901, 931, least - 1, least].map(rotates), [false, false, false, true], "{kind:?}");
+        let lease = until(kind, 2000);
+        assert!(lease.renewable(at(899)) && !Lease { renew_until: at(1828), ..lease }.renewable(at(899)), "{kind:?}");
+        assert!(!until(kind, 930).gains(at(930), at(0)), "it would end no later");
+    }
+}

@@ -128,8 +128,8 @@ impl Vend {
         let terms = WatchTerms { ttl, shown_at: issued.now };
         let unheld = lost_for_good.then(|| lease.clone());
         let first = Watched { lease, credential: Some(issued.credential), now: issued.now };
-        let due = first_look(&first.lease);
-        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld })
+        let free = issued.now;
+        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, free)), unheld })
     }
 
     async fn watch_held(&self, call: &Call, held: HeldLease, next_csr: Option<Vec<u8>>) -> Result<Opened> {
@@ -154,20 +154,30 @@ impl Vend {
         if let Err(denial) = rules.book.decide_watch(&call.identity, &stored, terms, call.origin.peer_address, now) {
             return Err(self.denied(call, about(), *denial, now).await);
         }
+        // What could not go on record is not begun: each credential that never leaves takes up room under the lease.
+        self.can_record()?;
         let taken = async {
             let next_key = self.next_key(&rules, &stored, next_csr.as_deref())?;
             // 3. Use the token up: it may not carry the lease past what a fresh one would.
             let same = [b"watch".as_slice(), id.as_bytes(), &generation.to_be_bytes(), input.bytes()].concat();
             self.spend_token(call, &stored, &same).await?;
-            // 4. Mark where the stream is: no other server rotates the lease from now on.
-            let (by, at, rival) = (self.watches.server(), now, stored.claim);
-            let taken = self.change(stored, |_| Some(Change::TakeUp { by, at, next_key: next_key.clone() })).await?;
-            Ok((taken, rival))
+            // 4. Mark where the stream is: no other server rotates the lease from now on. Who was found to be a clone meanwhile marks nothing.
+            let (by, at) = (self.watches.server(), now);
+            let take_up = |lease: &Lease| {
+                let still = (lease.acknowledged..=lease.generation).contains(&generation);
+                still.then(|| Change::TakeUp { by, at, next_key: next_key.clone() })
+            };
+            self.change(stored, take_up).await
         };
-        let (taken, rival) = match taken.await {
+        let taken = match taken.await {
             Ok(taken) => taken,
             Err(error) => return Err(self.ended(call, about(), error, now).await),
         };
+        // It may have moved since it was looked at.
+        self.must_have(call, &rules, &taken, Some(generation), now).await?;
+
+        // Whoever was making the next one may do so until then: the mark that was written says it of the claim that it replaced.
+        let free = taken.claim.map_or(now, |claim| claim.until);
 
         // 5. What was made and never reached its holder is made up for.
         // A remote system that is slow keeps nobody else waiting.
@@ -179,10 +189,7 @@ impl Vend {
             Watched { lease: taken, credential: None, now }
         };
 
-        // 6. Whoever was making the next one before may still do so.
-        let free = rival.map_or(now, |claim| claim.lapses_by(now));
-        let due = first_look(&first.lease).max(free);
-        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, due)), unheld: None })
+        Ok(Opened { stream: self.watches.enter(reservation, self.opening(call, terms, first, free)), unheld: None })
     }
 
     /// A credential in place of one that was made and that its holder never had.
@@ -211,10 +218,10 @@ impl Vend {
         Ok(Watched { lease, credential: Some(credential), now })
     }
 
-    fn opening(&self, call: &Call, terms: WatchTerms, first: Watched, due: Timestamp) -> Opening {
-        let lane = Lane::of(first.lease.kind);
+    fn opening(&self, call: &Call, terms: WatchTerms, first: Watched, not_before: Timestamp) -> Opening {
+        let (lane, due) = (Lane::of(first.lease.kind), first_look(&first.lease));
         let ends_at = first.now.checked_add(self.watches.age()).unwrap_or(Timestamp::MAX);
-        Opening { lease: first.lease.id, lane, call: call.clone(), terms, ends_at, due, first }
+        Opening { lease: first.lease.id, lane, call: call.clone(), terms, ends_at, due, not_before, first }
     }
 
     /// The key of a CSR that is given ahead; none for a lease that takes none.

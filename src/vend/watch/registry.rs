@@ -94,6 +94,8 @@ pub(super) struct Opening {
     pub ends_at: Timestamp,
     /// When it is to be looked at first.
     pub due: Timestamp,
+    /// Another server may be making the next credential until then: it is not looked at sooner, whatever hurries.
+    pub not_before: Timestamp,
     pub first: Watched,
 }
 
@@ -104,6 +106,8 @@ struct Watching {
     caller: Arc<str>,
     generation: u32,
     failures: u32,
+    /// As in [`Opening`].
+    not_before: Timestamp,
     /// Where it stands in its lane; nowhere while it is being looked at.
     due: Option<Timestamp>,
 }
@@ -251,7 +255,7 @@ impl Watches {
 
     /// Enters a stream with its first message. An earlier one of the same lease ends.
     pub(super) fn enter(self: &Arc<Self>, reservation: Reservation, opening: Opening) -> WatchStream {
-        let Opening { lease, lane, call, terms, ends_at, due, first } = opening;
+        let Opening { lease, lane, call, terms, ends_at, due, not_before, first } = opening;
         let (messages, receiver) = mpsc::channel(WATCH_PENDING);
         let (ending, generation) = (Arc::<OnceLock<Error>>::default(), first.lease.generation);
         let caller = reservation.caller.clone();
@@ -265,7 +269,7 @@ impl Watches {
         // The channel is empty.
         let _sent = messages.try_send(Box::new(first));
         let stream = Arc::new(Stream { nth, lease, lane, call, terms, ends_at });
-        let watching = Watching { stream, messages, ending: ending.clone(), caller, generation, failures: 0, due: None };
+        let watching = Watching { stream, messages, ending: ending.clone(), caller, generation, failures: 0, not_before, due: None };
         state.watching.insert(lease, Box::new(watching));
         state.put(lease, due.min(ends_at));
         if state.closed {
@@ -317,7 +321,7 @@ impl Watches {
         self.rings[stream.lane as usize].notify_one();
     }
 
-    /// Looks at every stream at once.
+    /// Looks at every stream at a time, or as soon as no other server may be making its next credential.
     pub(in crate::vend) fn schedule_all(&self, at: Timestamp) {
         let mut state = self.lock();
         for lease in state.watching.keys().copied().collect::<Vec<_>>() {
@@ -401,8 +405,10 @@ impl Watches {
 }
 
 impl State {
+    /// Has a stream looked at at a time, but not before it may be.
     fn put(&mut self, lease: LeaseId, at: Timestamp) {
         let Some(watching) = self.watching.get_mut(&lease) else { return };
+        let at = at.max(watching.not_before);
         let due = &mut self.due[watching.stream.lane as usize];
         if let Some(before) = watching.due.replace(at) {
             due.remove(&(before, lease));

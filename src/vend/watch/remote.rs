@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use super::{
     Lane,
     registry::Due,
-    rotate::{Ready, count},
+    rotate::{NotMade, Ready, count},
 };
 use crate::{
     model::{
@@ -41,6 +41,10 @@ impl Vend {
 
     /// Makes the next credential of one lease. It is covered before the remote system is asked, as a renewal is.
     async fn rotate_remote(&self, due: Due, now: Timestamp) -> Result<()> {
+        if let Err(away) = self.can_record() {
+            self.put_off(&due, now);
+            return Err(away);
+        }
         let rules = self.rules.load_full();
         let ready = self.look(&rules, vec![due], now).await?;
         let Some(Ready { due, lease, grant }) = self.claim(ready, now).await?.pop() else { return Ok(()) };
@@ -60,7 +64,10 @@ impl Vend {
                 count("failed", 1);
                 self.watches.end(&due.stream, error);
             }
-            Err(error) => self.not_rotated(&due, retried(error), now).await,
+            Err(error) => {
+                let error = retried(error);
+                self.not_rotated(vec![NotMade { due, error }], now).await;
+            }
         }
         Ok(())
     }

@@ -38,8 +38,9 @@ pub const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 /// The shortest time between two looks at a stream that nothing is wrong with, however short the lives of its credentials.
 const SHORTEST_PAUSE: SignedDuration = SignedDuration::from_millis(100);
 
-/// How often a stream without a next key, or an acknowledgement, is looked at at most: its holder may have given one to another server.
-const KEY_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// How often a stream is looked at at most that waits for something which may come at any time: a next key or an acknowledgement, which its
+/// holder may have given to another server, or a role that lets it go further.
+const LOOK_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How often a swap whose outcome is unknown is repeated, which is safe.
 const SWAP_TRIES: usize = 3;
@@ -60,6 +61,12 @@ struct Made {
     grant: Grant,
     lease: Lease,
     credential: Credential,
+}
+
+/// A rotation of which nothing came.
+pub(super) struct NotMade {
+    pub due: Due,
+    pub error: Error,
 }
 
 /// What becomes of a stream that was looked at.
@@ -86,6 +93,11 @@ fn next_look(lease: &Lease, now: Timestamp) -> Timestamp {
     first_look(lease).max(after(now, SHORTEST_PAUSE))
 }
 
+/// When a stream is looked at again that waits for what may come at any time: often enough that it does not come too late.
+fn before_long(lease: &Lease, now: Timestamp) -> Timestamp {
+    after(now, (lease.expires_at.duration_since(now) / 32).max(LOOK_PAUSE))
+}
+
 fn after(now: Timestamp, span: SignedDuration) -> Timestamp {
     now.checked_add(span).unwrap_or(Timestamp::MAX)
 }
@@ -95,8 +107,10 @@ impl Vend {
     /// many it looked at. Safe at any number of servers at once.
     ///
     /// # Errors
-    /// Those of the store; what was due is put off.
+    /// Those of the store; what was due is put off. `AuditUnavailable` while the log is away; what is due waits for it.
     pub async fn rotate_due(&self) -> Result<usize> {
+        // Each credential that is made and cannot go on record takes up room under its lease, and reaches nobody.
+        self.can_record()?;
         let now = self.clock.now();
         let due = self.watches.take_due(Lane::Here, now, ROTATE_BATCH);
         let looked_at = due.len();
@@ -110,9 +124,11 @@ impl Vend {
         // 2. Claim them: from here on another server waits before it makes the same.
         let claimed = self.claim(ready, now).await?;
         // 3. Mint, and store what each lease has now. Nothing of it is known outside this function yet.
-        let made = self.write_made(self.mint_all(&rules, claimed, now).await).await;
+        let (made, not_made) = self.mint_all(&rules, claimed, now).await;
+        let made = self.write_made(made).await;
         // 4. Put it on record, then hand it over.
         self.hand_over(made, now).await;
+        self.not_rotated(not_made, now).await;
         Ok(looked_at)
     }
 
@@ -191,12 +207,14 @@ impl Vend {
         // What an enrolled agent does not say that it has is not followed by more: see [`Lease::may_be_shown`].
         let unsaid = lease.enrolled && lease.acknowledged < lease.generation;
         if unsaid || matches!(lease.handle, Handle::X509 { next_key: None, .. }) {
-            return Verdict::Later(after(now, (lease.expires_at.duration_since(now) / 32).max(KEY_PAUSE)));
+            return Verdict::Later(before_long(lease, now));
         }
         match rules.book.decide_rotate(&stream.call.identity, lease, stream.terms, stream.call.origin.peer_address, now) {
+            // The role gives shorter lives since. A credential that ends when the one before it does would only take up room under the lease.
+            Ok(grant) if grant.expires_at() <= lease.held_until() => Verdict::Later(before_long(lease, now)),
             Ok(grant) => Verdict::Rotate(grant),
-            // It lives to its end, and so does the stream.
-            Err(denial) if denial.error.code() == Code::NotRenewable => Verdict::Later(lease.expires_at),
+            // It lives to its end, and so does the stream; as time goes on, or after a reload, it may go further.
+            Err(denial) if denial.error.code() == Code::NotRenewable => Verdict::Later(before_long(lease, now)),
             Err(denial) => Verdict::Denied(denial),
         }
     }
@@ -252,8 +270,8 @@ impl Vend {
         Ok(ours)
     }
 
-    async fn mint_all(&self, rules: &Rules, claimed: Vec<Ready>, now: Timestamp) -> Vec<Made> {
-        let mut made = Vec::with_capacity(claimed.len());
+    async fn mint_all(&self, rules: &Rules, claimed: Vec<Ready>, now: Timestamp) -> (Vec<Made>, Vec<NotMade>) {
+        let (mut made, mut not_made) = (Vec::with_capacity(claimed.len()), Vec::new());
         for (nth, Ready { due, lease, grant }) in claimed.into_iter().enumerate() {
             if nth % MINTED_IN_A_ROW == MINTED_IN_A_ROW - 1 {
                 tokio::task::yield_now().await;
@@ -267,10 +285,10 @@ impl Vend {
             });
             match renewed {
                 Ok((lease, credential)) => made.push(Made { due, grant, lease, credential }),
-                Err(error) => self.not_rotated(&due, error, now).await,
+                Err(error) => not_made.push(NotMade { due, error }),
             }
         }
-        made
+        (made, not_made)
     }
 
     /// Stores what was made. Of what was not stored for sure nothing leaves.
@@ -331,29 +349,27 @@ impl Vend {
         count(if sent { "done" } else { "undelivered" }, 1);
     }
 
-    /// A credential that could not be made: it is tried again, unless it is refused for good.
-    pub(super) async fn not_rotated(&self, due: &Due, error: Error, now: Timestamp) {
-        count("failed", 1);
-        let (stream, id) = (&due.stream, due.stream.lease);
-        let for_good = matches!(error.code(), Code::InvalidCsr | Code::InvalidRequest | Code::ClaimNotUsable);
-        let outcome = if error.code().is_refusal() { Outcome::Denied } else { Outcome::Failed };
-        let event = Event {
-            method: "watch/rotate".into(),
-            lease_id: Some(id),
-            reason: Some(error.code().as_str().into()),
-            ..event_of(&stream.call, outcome, now)
-        };
-        let error = self.put_on_record(event, error).await;
-        tracing::warn!(%error, lease = %id, failures = due.failures, "a watched lease could not be rotated");
-        if for_good {
-            self.watches.end(stream, error);
-        } else {
-            self.put_off(due, now);
+    /// Credentials that could not be made, all on record at once: each is tried again, unless it is refused for good.
+    pub(super) async fn not_rotated(&self, not_made: Vec<NotMade>, now: Timestamp) {
+        if not_made.is_empty() {
+            return;
+        }
+        count("failed", not_made.len());
+        let recorded = self.record(not_made.iter().map(|not_made| not_made.event(now)).collect()).await;
+        for NotMade { due, error } in not_made {
+            let (lease, for_good) = (due.stream.lease, is_for_good(&error, due.stream.lane));
+            tracing::warn!(%error, %lease, failures = due.failures, "a watched lease could not be rotated");
+            match &recorded {
+                _ if !for_good => self.put_off(&due, now),
+                // A refusal that is not on record does not leave.
+                Err(unrecorded) if error.code().is_refusal() => self.watches.end(&due.stream, unrecorded.clone()),
+                _ => self.watches.end(&due.stream, error),
+            }
         }
     }
 
     /// Looks at a stream again after a pause that grows.
-    fn put_off(&self, due: &Due, now: Timestamp) {
+    pub(super) fn put_off(&self, due: &Due, now: Timestamp) {
         self.watches.schedule(&due.stream, after(now, pause(due.failures)), true);
     }
 }
@@ -361,6 +377,29 @@ impl Vend {
 /// What a stream ends with that is as old as one may be.
 fn too_old(stream: &Stream, now: Timestamp) -> Option<Error> {
     (stream.ends_at <= now).then(|| Error::new(Code::Unavailable, "the stream is as old as one may be; watch the lease again"))
+}
+
+impl NotMade {
+    fn event(&self, now: Timestamp) -> Event {
+        let (stream, code) = (&self.due.stream, self.error.code());
+        let outcome = if code.is_refusal() { Outcome::Denied } else { Outcome::Failed };
+        Event {
+            method: "watch/rotate".into(),
+            lease_id: Some(stream.lease),
+            reason: Some(code.as_str().into()),
+            ..event_of(&stream.call, outcome, now)
+        }
+    }
+}
+
+/// Whether the next credential will not be had however often it is tried.
+fn is_for_good(error: &Error, lane: Lane) -> bool {
+    match error.code() {
+        Code::InvalidCsr | Code::InvalidRequest | Code::ClaimNotUsable => true,
+        // No other session comes of the lease. Here it may be that many credentials live under it at the moment.
+        Code::NotRenewable => lane == Lane::Remote,
+        _ => false,
+    }
 }
 
 /// A second, doubling to [`LONGEST_PAUSE`], and up to a quarter less, so that what failed together does not come back together.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use daypass::{
+    clock::Clock,
     model::{
         SignedDuration,
         error::{Code, Error, Result},
-        lease::Lease,
+        lease::{Handle, Lease, MAX_LIVE_SERIALS, MAX_LIVE_SERIALS_ENROLLED},
         secret::Secret,
     },
     store::{Collection, Entry, EntryStore},
@@ -161,6 +162,43 @@ async fn a_revocation_after_a_crash_leaves_no_two_leases() {
         assert_eq!(failed(cut.redeem_elsewhere(&cut.key).await).code(), Code::EnrollmentCode, "{}", cut.at);
         assert!(cut.living().await.is_none());
     }
+}
+
+/// An agent tries again and again; its identity must not run out of room for the certificate that it gets in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_without_the_log_costs_an_agent_nothing() {
+    let faults = Faults::default();
+    let world = World::faulty(&faults);
+    let (lease, call) = world.agent("acme").await;
+    faults.log_away();
+    for _ in 0..2 * MAX_LIVE_SERIALS {
+        world.clock.forward(SignedDuration::from_secs(4));
+        assert_eq!(failed(world.renew(&call, lease.id, Some(1)).await).code(), Code::AuditUnavailable);
+    }
+    assert_eq!(world.stored(lease.id).await, lease, "nothing was made");
+    faults.heal();
+    let (renewed, _) = world.renew(&call, lease.id, Some(1)).await.unwrap();
+    assert_eq!(renewed.generation, 2);
+}
+
+/// The way back from the service is broken for an hour: each certificate that was made and lost is one more that lives, up to a bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_lost_cost_an_agent_nothing_for_long() {
+    let world = World::on_sqlite();
+    let (lease, first) = world.agent("acme").await;
+    for _ in 0..MAX_LIVE_SERIALS_ENROLLED - 2 {
+        world.renew(&first, lease.id, Some(1)).await.unwrap();
+    }
+    let (renewed, newest) = world.renew(&first, lease.id, Some(1)).await.unwrap();
+    let Handle::X509 { serials, .. } = &renewed.handle else { panic!("no certificate") };
+    assert_eq!(serials.len(), MAX_LIVE_SERIALS_ENROLLED, "a revoke reaches each of them");
+    assert_eq!(failed(world.renew(&first, lease.id, Some(1)).await).code(), Code::NotRenewable, "bounded");
+    world.clock.forward(renewed.expires_at.duration_since(world.clock.now()) - SignedDuration::from_secs(1));
+    assert_eq!(
+        world.servers[0].vend.acknowledge(&newest, lease.id, renewed.generation, None).await.unwrap().acknowledged,
+        renewed.generation
+    );
+    assert_eq!(world.revoked().await.len(), MAX_LIVE_SERIALS_ENROLLED - 1, "what nobody uses any more");
 }
 
 /// Each answer costs a signature and a record: who has a code and its key gets so many.

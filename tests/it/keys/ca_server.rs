@@ -1,8 +1,18 @@
 //! What a running service does with a CA that rotates: CRLs of every state, two servers, its own certificate.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use daypass::proto::v1::{AcknowledgeTrustBundleRequest, KeyState, WatchTrustBundleRequest};
+use daypass::{
+    proto::v1::{AcknowledgeTrustBundleRequest, KeyState, WatchTrustBundleRequest},
+    store::{
+        Collection, Entry, EntryStore,
+        redis::{RedisOptions, RedisStore},
+    },
+};
 use serde_json::Value;
 
 use super::ca_world::{Follower, SPREAD, Under, bundle, ca, ca_ok, crl, rotating, states, trust, trust_at};
@@ -129,6 +139,34 @@ fn two_servers_have_one_state_and_take_each_others_clients() {
             (second.cli(&world, &Caller::pair(new.clone()), &["whoami"]).0 == Some(3)).then_some(())
         });
         assert_eq!(second.cli(&world, &Caller::pair(old.clone()), &["whoami"]).0, Some(0), "and nobody else");
+    });
+}
+
+/// Servers that crash leave an entry each; without a key that waits somebody must clear them away, too.
+#[test]
+fn a_server_that_is_gone_is_forgotten_though_no_key_waits() {
+    let redis = Redis::start();
+    let mut world = rotating(Some(redis.url()), Under::Itself);
+    world.stop();
+    let store = RedisStore::new(RedisOptions::new(redis.url())).unwrap();
+    let now = daypass::clock::Clock::now(&daypass::clock::SystemClock);
+    let said = |ago: i64| {
+        let at = now - daypass::model::SignedDuration::from_secs(ago);
+        serde_json::json!({ "at": at, "watchers": 1, "keys": ["issuing-1"] }).to_string().into_bytes()
+    };
+    let entry = |key: u64, ago| Entry { key: format!("{key:016x}"), version: 1, body: said(ago) };
+    block_on(async {
+        for entry in [entry(1, 3600), entry(2, 60)] {
+            assert!(store.write_entry(Collection::Servers, &entry).await.unwrap());
+        }
+        world.start_again();
+        let deadline = Instant::now() + SPREAD;
+        let there = async || store.entries(Collection::Servers).await.unwrap().into_iter().map(|entry| entry.key).collect::<Vec<_>>();
+        while there().await.contains(&entry(1, 0).key) {
+            assert!(Instant::now() < deadline, "the server that is gone is not forgotten");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(there().await.contains(&entry(2, 0).key), "one that spoke a minute ago is not");
     });
 }
 

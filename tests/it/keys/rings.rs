@@ -187,6 +187,11 @@ async fn an_administrator_prepares_activates_and_retires() {
     server.turn(out + seconds(2)).await;
     let fourth = ring.prepare(vault, out + TAKEN_OUT_KEPT * 2).await.unwrap();
     assert_eq!(fourth.number, 4);
+    // Everybody had the third one; of this one nobody has said so.
+    refused(
+        ring.activate(vault, Activation::Acknowledged(3), out + TAKEN_OUT_KEPT * 2).await,
+        "jwt-4 is prepared meanwhile, and not jwt-3",
+    );
     let forced = ring.activate(vault, force, out + TAKEN_OUT_KEPT * 2).await.unwrap();
     assert_eq!((forced.number, forced.state), (4, Active));
     // What lives under a key that was taken out is verified no more.
@@ -195,6 +200,17 @@ async fn an_administrator_prepares_activates_and_retires() {
     ring.retire(vault, 2, now).await.unwrap();
     assert!(server.jwks(now).len() < jwks.len());
     assert_eq!(server.states(now), [(1, Retired), (4, Active)]);
+}
+
+#[tokio::test]
+async fn a_key_that_everybody_has_signs_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::new(&store(&dir), 1);
+    server.turn(start()).await;
+    let now = start() + seconds(1);
+    let prepared = server.ring.prepare(&server.vault, now).await.unwrap();
+    let active = server.ring.activate(&server.vault, Activation::Acknowledged(prepared.number), now).await.unwrap();
+    assert_eq!((active.number, active.state, active.times.signs_from), (2, KeyState::Active, now));
 }
 
 #[tokio::test]

@@ -1,20 +1,22 @@
 //! What a decision yields, and what a refusal says.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use daypass::{
     model::{
         SignedDuration, Timestamp,
         catalog::Catalog,
         claim::ClaimValue,
+        credential::CredentialKind,
         error::Code,
         identity::Identity,
         lease::{Lease, LeaseState},
         name::RoleName,
-        role::{Role, RoleOwner},
+        role::{AwsMode, AwsOverflow, AwsRevocation, AwsRole, Role, RoleOwner, RoleSpec},
+        template::Template,
         tenant::Tenant,
     },
-    policy::{Denial, Grant, LeaseAction, MAX_REMEMBERED, MIN_TTL, PolicyBook},
+    policy::{Denial, Grant, LeaseAction, MAX_REMEMBERED, MIN_TTL, PolicyBook, WatchTerms},
 };
 
 use super::world::{book, book_over, catalog, certificate, job, lease, now, operator, text, token, vendor};
@@ -247,6 +249,45 @@ fn only_an_active_lease_with_life_left_is_renewed() {
     for catalog in [without, given_away] {
         assert_eq!(refusal(renew(&book_over(ALL, catalog), &held, None, super::world::NOW)).0, Code::RoleNotFound);
     }
+}
+
+/// A session at AWS is 15 minutes long at least: what ends before that is no use in asking AWS for.
+#[test]
+fn a_session_is_not_rotated_into_what_is_too_short_for_one() {
+    let spec = AwsRole {
+        aws: "main".parse().unwrap(),
+        role_arn: "arn:aws:iam::123456789012:role/x".to_owned(),
+        mode: AwsMode::AssumeRole,
+        session_name: Template::parse("{lease}").unwrap(),
+        session_policy: None,
+        policy_arns: vec![],
+        tags: BTreeMap::new(),
+        transitive_tags: vec![],
+        source_identity: None,
+        external_id: None,
+        revocation: AwsRevocation::None,
+        overflow: AwsOverflow::Fail,
+    };
+    let aws = |ends_at: Option<&str>| {
+        let mut catalog = with_role("web", |role| role.spec = RoleSpec::Aws(spec.clone()));
+        let tenant = catalog.tenants.get_mut(&"ci".parse().unwrap()).unwrap();
+        Arc::make_mut(tenant).ends_at = ends_at.map(at);
+        book_over(ALL, catalog)
+    };
+    let caller = job("refs/heads/main");
+    let held = Lease { kind: CredentialKind::Aws, ..lease("web", &caller) };
+    let rotate = |book: &PolicyBook, shown_at: &str| {
+        let terms = WatchTerms { ttl: secs(1800), shown_at: at(shown_at) };
+        book.decide_rotate(&caller, &held, terms, None, now()).map(|grant| grant.expires_at())
+    };
+    // The token vouches for an hour.
+    let open = aws(None);
+    assert_eq!(rotate(&open, "2026-03-01T11:20:00Z").unwrap(), at("2026-03-01T12:20:00Z"));
+    assert_eq!(refusal(rotate(&open, "2026-03-01T11:15:20Z")).0, Code::TokenExpired);
+    assert!(rotate(&aws(Some("2026-03-01T12:15:30Z")), super::world::NOW).is_ok());
+    assert_eq!(refusal(rotate(&aws(Some("2026-03-01T12:15:29Z")), super::world::NOW)).0, Code::NotRenewable);
+    let near = Lease { renew_until: at("2026-03-01T12:15:29Z"), ..held.clone() };
+    assert_eq!(refusal(open.decide_renew(&caller, &near, None, None, now())).0, Code::NotRenewable);
 }
 
 #[test]

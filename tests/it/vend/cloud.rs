@@ -15,9 +15,10 @@ use daypass::{
         SignedDuration, Timestamp,
         credential::{AwsCredential, Credential},
         error::{Code, Error, Result},
-        lease::{AWS_LEEWAY, Handle, Lease, LeaseId, Reach},
+        lease::{AWS_CALL_MARGIN, AWS_LEEWAY, AWS_SHORTEST_SESSION, Handle, Lease, LeaseId, Reach},
         name::RoleName,
         revocation::{AwsDeny, DenyBy, RevokedSerial},
+        role::RoleSpec,
         secret::Secret,
     },
 };
@@ -25,9 +26,6 @@ use daypass::{
 use tokio::sync::Notify;
 
 use super::faulty::{Faults, When};
-
-/// How much later than asked a session may end.
-const CALL_MARGIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// How long a policy takes to hold everywhere.
 pub const SETTLES_IN: SignedDuration = SignedDuration::from_secs(10);
@@ -129,9 +127,9 @@ impl Cloud {
 impl Issuer for Cloud {
     fn reserve(&self, order: &Order<'_>) -> Result<Option<Reservation>> {
         let (reach, deny) = denial(&order.grant.role().name);
-        let handle =
-            Handle::Aws { deny, role_arn: "arn:aws:iam::123456789012:role/x".to_owned(), session: order.lease.to_hex(), key_id: None };
-        Ok(Some(Reservation { handle, expires_at: order.grant.expires_at() + CALL_MARGIN, reach }))
+        let (RoleSpec::Aws(spec) | RoleSpec::Ecr(spec)) = &order.grant.role().spec else { panic!("no role of AWS") };
+        let handle = Handle::Aws { deny, role_arn: spec.role_arn.clone(), session: order.lease.to_hex(), key_id: None };
+        Ok(Some(Reservation { handle, expires_at: ends_at(order, &spec.role_arn)? + AWS_CALL_MARGIN, reach }))
     }
 
     async fn mint(&self, order: &Order<'_>) -> Result<Minted, NotMinted> {
@@ -149,7 +147,7 @@ impl Issuer for Cloud {
             return Err(NotMinted { error: Self::fault(), maybe_made: true });
         }
         let reservation = self.reserve(order)?.expect("it always reserves");
-        let expires_at = order.grant.expires_at() + SignedDuration::from_secs(1);
+        let expires_at = reservation.expires_at - AWS_CALL_MARGIN + SignedDuration::from_secs(1);
         let key_id = {
             let mut sessions = self.sessions.lock().unwrap();
             let key_id = format!("ASIA{}", sessions.len());
@@ -226,6 +224,19 @@ impl DenyDesk for Cloud {
     fn settled_at(&self, _list: &AwsDeny, published_at: Timestamp) -> Timestamp {
         published_at + SETTLES_IN
     }
+}
+
+/// When a session ends if the call takes no time. One that is renewed is bound by its lease's end, is for the same IAM role, and not short.
+fn ends_at(order: &Order<'_>, role_arn: &str) -> Result<Timestamp> {
+    let Some(earlier) = order.earlier else { return Ok(order.grant.expires_at()) };
+    let latest = order.grant.renew_until() - AWS_CALL_MARGIN;
+    let ends_at = order.grant.expires_at().min(latest);
+    let same_role = matches!(earlier, Handle::Aws { role_arn: before, .. } if before == role_arn);
+    let short = ends_at.as_second() - order.now.as_second() < AWS_SHORTEST_SESSION.as_secs();
+    if short || !same_role {
+        return Err(Error::new(Code::NotRenewable, "the remote system makes no such session under this lease; issue a new one"));
+    }
+    Ok(ends_at)
 }
 
 /// Whether a record at a store covers a session: it says for long enough that the session may live.

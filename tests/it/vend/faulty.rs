@@ -36,6 +36,7 @@ struct State {
     forever: bool,
     calls: HashMap<&'static str, usize>,
     races: usize,
+    log_away: bool,
     gate: Option<(&'static str, Arc<Gate>)>,
 }
 
@@ -77,6 +78,15 @@ impl Faults {
     /// From now on every call of `operation` fails.
     pub fn plan_forever(&self, operation: &'static str, when: When) {
         *self.0.lock().unwrap() = State { planned: Some((operation, 0, when)), forever: true, ..State::default() };
+    }
+
+    /// From now on the audit log takes nothing, and says so.
+    pub fn log_away(&self) {
+        self.0.lock().unwrap().log_away = true;
+    }
+
+    fn is_log_away(&self) -> bool {
+        self.0.lock().unwrap().log_away
     }
 
     /// Before each of the next `count` swaps somebody else changes the leases.
@@ -199,10 +209,18 @@ pub struct FaultyLog(pub Arc<dyn AuditLog>, pub Faults);
 #[async_trait]
 impl AuditLog for FaultyLog {
     async fn append(&self, events: Vec<Event>) -> Result<Receipt> {
-        self.1.run("append", Code::AuditUnavailable, self.0.append(events)).await
+        let append = async {
+            if self.1.is_log_away() {
+                return Err(Error::new(Code::AuditUnavailable, "the log is away"));
+            }
+            self.0.append(events).await
+        };
+        self.1.run("append", Code::AuditUnavailable, append).await
     }
     fn health(&self) -> Health {
-        self.0.health()
+        let away = self.1.is_log_away().then(|| "injected".to_owned());
+        let health = self.0.health();
+        Health { fault: away.or(health.fault), ..health }
     }
     fn reader(&self) -> AuditReader {
         self.0.reader()

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use daypass::{
     model::{
+        SignedDuration,
         error::Code,
         event::Outcome,
         lease::{LeaseFilter, LeaseState},
         role::OnClone,
     },
-    vend::Renewal,
+    vend::{Renewal, WatchLimits},
 };
 
 use super::holder::{Holder, fresh, held, new_lease, rotate, until_due};
-use crate::vend::world::{World, operator, serials};
+use crate::vend::{
+    faulty::Faults,
+    world::{World, operator, serials},
+};
 
 fn on_clone(world: &World, on_clone: OnClone) {
     world.reload(|catalog| {
@@ -135,4 +139,38 @@ async fn without_a_record_a_clone_is_revoked_once_there_can_be_one() {
     world.settle().await;
     assert_eq!(world.stored(holder.lease.id).await.unwrap().state, LeaseState::Revoked);
     assert_eq!(holder.end().await.code(), Code::LeaseState);
+}
+
+/// Between the look at the lease and the mark of where its stream is, its other holder acknowledged a newer generation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_comes_while_the_lease_moves_gets_nothing() {
+    for (rule, state) in [(OnClone::Alert, LeaseState::Active), (OnClone::Revoke, LeaseState::Revoked)] {
+        let world = World::new();
+        on_clone(&world, rule);
+        // Its holder is at another server than the one that the clone turns to.
+        let there = world.server(&Faults::default(), WatchLimits { age: SignedDuration::from_hours(240), ..WatchLimits::default() });
+        let [second, third] = [fresh(), fresh()];
+        let mut holder = Holder::open(&there.vend, operator(), new_lease("web", &fresh(), Some(&second))).await.unwrap();
+        holder.acknowledge(&there.vend, None).await;
+        until_due(&world.clock, &holder.lease);
+
+        let (gate, id, vend) = (world.faults.hold("swap"), holder.lease.id, world.vend.clone());
+        let clone = tokio::spawn(async move { vend.watch(&operator(), held(id, 1, &fresh(), Some(&fresh()))).await.map(drop) });
+        while gate.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        rotate(&there.vend).await;
+        holder.next().await;
+        holder.acknowledge(&there.vend, Some(&third)).await;
+        gate.open();
+        assert_eq!(clone.await.unwrap().err().unwrap().code(), Code::GenerationSuperseded, "{rule:?}");
+        let stored = world.stored(id).await.unwrap();
+        assert_eq!((stored.state, stored.generation), (state, 2), "{rule:?}: nothing was made for it");
+        assert_eq!(world.events().iter().filter(|event| event.method == "clone/found").count(), 1);
+        if rule == OnClone::Alert {
+            until_due(&world.clock, &stored);
+            rotate(&there.vend).await;
+            assert!(third.fits(holder.next().await), "the stream stays where it is");
+        }
+    }
 }

@@ -1,19 +1,24 @@
 //! Every step of a rotation fails, before and after it has had its effect: no credential leaves without its record, no generation is made
 //! twice, and the holder gets the next one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use daypass::{
     audit::read,
     model::{
         SignedDuration,
-        event::Event,
+        error::Code,
+        event::{Event, Outcome},
         lease::{Lease, LeaseId},
+        role::RoleSpec,
     },
     store::redis::{RedisOptions, RedisStore},
 };
 
-use super::holder::{Fresh, Holder, fresh, held, new_lease, until_due};
+use super::holder::{Fresh, Holder, change_role, fresh, held, new_lease, until_due};
 use crate::{
     support::redis::Redis,
     vend::{
@@ -115,6 +120,75 @@ async fn nothing_leaves_that_is_not_on_record() {
         let holder = Holder::open(&world.vend, operator(), held(id, 1, &fresh(), None)).await.unwrap();
         rotate_through(&world).await;
         reach(&world, holder, 1, &fresh()).await;
+    }
+}
+
+/// Eight certificates may live under a lease: were one made at each try, none could be made when the log is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_while_the_log_is_away_and_all_goes_on_after_it() {
+    for role in ["web", "push", "deploy"] {
+        let world = World::new();
+        let [first, second] = [fresh(), fresh()];
+        let mut holder = Holder::open(&world.vend, operator(), new_lease(role, &first, Some(&second))).await.unwrap();
+        let before = world.stored(holder.lease.id).await.unwrap();
+        until_due(&world.clock, &holder.lease);
+        world.faults.log_away();
+        for _ in 0..12 {
+            rotate_through(&world).await;
+            world.clock.forward(SignedDuration::from_secs(-100));
+        }
+        holder.hears_nothing();
+        assert_eq!(world.stored(before.id).await.unwrap(), before, "{role}: it was not even claimed");
+
+        world.faults.heal();
+        world.clock.forward(SignedDuration::from_secs(60));
+        rotate_through(&world).await;
+        holder.next().await;
+        assert_eq!(holder.lease.generation, 2, "{role}");
+
+        // Nor is one made up for.
+        let (id, kept) = (before.id, world.stored(before.id).await.unwrap());
+        drop(holder);
+        world.faults.log_away();
+        for _ in 0..12 {
+            let refused = world.vend.watch(&operator(), held(id, 1, &first, None)).await.err().unwrap();
+            assert_eq!(refused.code(), Code::AuditUnavailable, "{role}");
+        }
+        assert_eq!(world.stored(id).await.unwrap(), kept, "{role}");
+        world.faults.heal();
+        let again = Holder::open(&world.vend, operator(), held(id, 1, &first, None)).await.unwrap();
+        assert_eq!((again.lease.generation, again.credentials.len()), (3, 1), "{role}");
+    }
+}
+
+/// A key that cannot sign, with many leases that are due: their records share one write, or the pass would do nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_together_goes_on_record_together() {
+    const LEASES: usize = 20;
+    let world = World::new();
+    let mut holders = Vec::new();
+    for _ in 0..LEASES {
+        holders.push(Holder::open(&world.vend, operator(), new_lease("push", &fresh(), None)).await.unwrap());
+    }
+    change_role(&world, "push", |role| {
+        let RoleSpec::Registry(spec) = &mut role.spec else { panic!("another kind") };
+        spec.registry = "gone".parse().unwrap();
+    });
+    for holder in &holders {
+        until_due(&world.clock, &holder.lease);
+    }
+    world.faults.heal();
+    assert_eq!(world.vend.rotate_due().await.unwrap(), LEASES);
+    assert_eq!(world.faults.heal()["append"], 1);
+    let failed = world.events().into_iter().filter(|event| event.method == "watch/rotate" && event.outcome != Outcome::Done);
+    let leases: BTreeSet<_> = failed.filter_map(|event| event.lease_id).collect();
+    assert_eq!(leases.len(), LEASES, "each of them");
+
+    // And each is tried again.
+    world.reload(|_| ());
+    rotate_through(&world).await;
+    for holder in &mut holders {
+        holder.next().await;
     }
 }
 

@@ -9,6 +9,7 @@ use daypass::{
         error::{Error, Result},
         lease::{Lease, LeaseId},
         request::{Input, IssueRequest, RequestId},
+        role::Role,
     },
     vend::{Call, HeldLease, Opened, Vend, WatchRequest, WatchStream, WatchWhat, Watched},
 };
@@ -16,7 +17,7 @@ use futures::{FutureExt, StreamExt};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use x509_parser::prelude::FromDer;
 
-use crate::vend::world::ManualClock;
+use crate::vend::world::{ManualClock, World};
 
 /// How long a message may take that is under way.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -132,6 +133,14 @@ pub fn until_due(clock: &ManualClock, lease: &Lease) {
     if due > now {
         clock.forward(due.duration_since(now));
     }
+}
+
+/// A reload that changes a role.
+pub fn change_role(world: &World, name: &str, change: impl FnOnce(&mut Role)) {
+    world.reload(|catalog| {
+        let role = catalog.roles.get_mut(&name.parse().unwrap()).expect("there is that role");
+        change(Arc::make_mut(role));
+    });
 }
 
 /// Rotates what is due, in turns of the pass.

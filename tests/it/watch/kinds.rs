@@ -2,12 +2,19 @@
 
 use std::sync::atomic::Ordering;
 
-use daypass::model::{SignedDuration, credential::Credential, error::Code, lease::LeaseState};
+use daypass::model::{
+    SignedDuration,
+    credential::Credential,
+    error::Code,
+    event::Outcome,
+    lease::{Lease, LeaseState},
+    role::RoleSpec,
+};
 
-use super::holder::{Holder, fresh, held, new_lease, rotate, timed_lease, until_due};
+use super::holder::{Holder, change_role, fresh, held, new_lease, rotate, timed_lease, until_due};
 use crate::vend::{
     faulty::When,
-    world::{World, operator},
+    world::{World, operator, renewal},
 };
 
 fn text(credential: &Credential) -> String {
@@ -27,7 +34,7 @@ async fn each_kind_rotates() {
             world.reload(|catalog| {
                 let name = "federate".parse().unwrap();
                 let mut role = (*catalog.roles[&name]).clone();
-                if let daypass::model::role::RoleSpec::Jwt(jwt) = &mut role.spec {
+                if let RoleSpec::Jwt(jwt) = &mut role.spec {
                     jwt.audiences.truncate(1);
                 }
                 catalog.roles.insert(name, std::sync::Arc::new(role));
@@ -37,7 +44,8 @@ async fn each_kind_rotates() {
             role
         };
         // Short ones: nothing reads the keys that sign JWTs anew here.
-        let request = timed_lease(role, &fresh(), None, Some(SignedDuration::from_mins(10)));
+        let ttl = SignedDuration::from_mins(if role == "deploy" { 15 } else { 10 });
+        let request = timed_lease(role, &fresh(), None, Some(ttl));
         let mut holder = Holder::open(&world.vend, operator(), request).await.unwrap();
         for generation in 2..5 {
             let before = holder.lease.clone();
@@ -80,6 +88,51 @@ async fn a_remote_system_that_fails_is_asked_again_and_what_it_made_is_covered()
         let now = world.vend.now();
         assert!(world.cloud.sessions().iter().all(|session| world.cloud.denies(session, now)), "{when:?}");
     }
+}
+
+/// A session is 15 minutes long at least and ends before its lease does. Its holder is told in time that it must replace the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_rotated_for_as_long_as_a_remote_system_makes_another() {
+    let world = World::new();
+    let (ttl, life) = (SignedDuration::from_mins(15), SignedDuration::from_hours(1));
+    change_role(&world, "deploy", |role| (role.default_ttl, role.max_ttl, role.max_life) = (ttl, life, life));
+    let mut holder = Holder::open(&world.vend, operator(), new_lease("deploy", &fresh(), None)).await.unwrap();
+    while holder.lease.rotation().is_some() {
+        until_due(&world.clock, &holder.lease);
+        rotate(&world.vend).await;
+        holder.next().await;
+    }
+    let Lease { id, generation, expires_at, issued_at, renew_until, .. } = holder.lease;
+    assert!(generation >= 4 && expires_at > issued_at + SignedDuration::from_mins(40), "{generation} until {expires_at}");
+
+    // It lives to its end, and nobody is asked for another one.
+    while world.vend.now() + SignedDuration::from_secs(30) < expires_at {
+        world.clock.forward(SignedDuration::from_secs(20));
+        rotate(&world.vend).await;
+        holder.hears_nothing();
+    }
+    assert!(world.events().iter().all(|event| event.outcome == Outcome::Done), "nothing was tried in vain");
+    let stored = world.stored(id).await.unwrap();
+    assert!(expires_at < renew_until && !stored.renewable(world.vend.now()));
+    let refused = world.vend.renew(&operator(), renewal(id, world.input())).await.err().unwrap();
+    assert_eq!(refused.code(), Code::NotRenewable);
+}
+
+/// Its holder issues another lease while the credential still lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_the_remote_system_makes_no_other_session_under_its_lease() {
+    let world = World::new();
+    let mut holder = Holder::open(&world.vend, operator(), new_lease("deploy", &fresh(), None)).await.unwrap();
+    change_role(&world, "deploy", |role| {
+        let RoleSpec::Aws(spec) = &mut role.spec else { panic!("another kind") };
+        spec.role_arn = "arn:aws:iam::123456789012:role/other".to_owned();
+    });
+    until_due(&world.clock, &holder.lease);
+    rotate(&world.vend).await;
+    assert_eq!(holder.end().await.code(), Code::NotRenewable);
+    let event = world.events().into_iter().rfind(|event| event.method == "watch/rotate").unwrap();
+    assert_eq!((event.outcome, event.reason.as_deref()), (Outcome::Denied, Some("NOT_RENEWABLE")));
+    assert_eq!(world.stored(holder.lease.id).await.unwrap().expires_at, holder.lease.expires_at);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Rotation: streams, claims, acknowledgements.
 
+mod clock;
 mod clones;
 mod ends;
 mod faults;

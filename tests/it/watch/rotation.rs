@@ -8,7 +8,7 @@ use daypass::model::{
 };
 use proptest::prelude::*;
 
-use super::holder::{Holder, fresh, held, named_lease, new_lease, rotate, timed_lease, until_due};
+use super::holder::{Holder, change_role, fresh, held, named_lease, new_lease, rotate, timed_lease, until_due};
 use crate::vend::world::{World, job, operator, renewal, serials};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +81,56 @@ async fn the_life_that_was_asked_for_stays() {
     holder.next().await;
     let life = holder.lease.expires_at.duration_since(holder.lease.made_at());
     assert!(life <= ttl && life > ttl - SignedDuration::from_secs(1), "{life:?}");
+}
+
+/// The role was changed to give shorter lives: until one of those ends later than what the holder has, none is of use.
+#[tokio::test(flavor = "multi_thread")]
+async fn none_is_made_that_would_end_when_the_one_before_it_does() {
+    let world = World::new();
+    let [first, second] = [fresh(), fresh()];
+    change_role(&world, "web", |role| role.default_ttl = SignedDuration::from_hours(4));
+    let mut holder = Holder::open(&world.vend, operator(), new_lease("web", &first, Some(&second))).await.unwrap();
+    let begun = holder.lease.clone();
+    let short = SignedDuration::from_mins(5);
+    change_role(&world, "web", |role| role.default_ttl = short);
+    until_due(&world.clock, &holder.lease);
+    while world.vend.now() + short <= begun.expires_at {
+        rotate(&world.vend).await;
+        holder.hears_nothing();
+        world.clock.forward(SignedDuration::from_secs(20));
+    }
+    assert_eq!(world.stored(begun.id).await.unwrap(), begun);
+    // It is looked at often enough not to be late.
+    world.clock.forward(SignedDuration::from_secs(20));
+    rotate(&world.vend).await;
+    assert!(second.fits(holder.next().await));
+    assert!(holder.lease.expires_at > begun.expires_at && holder.lease.generation == 2);
+}
+
+/// What keeps a lease from going further may pass: a longer contract, a role as it was, or time alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_may_go_no_further_goes_on_once_it_may() {
+    for by_reload in [true, false] {
+        let world = World::new();
+        let [first, second] = [fresh(), fresh()];
+        let mut holder = Holder::open(&world.vend, operator(), new_lease("web", &first, Some(&second))).await.unwrap();
+        let begun = holder.lease.clone();
+        let short = SignedDuration::from_mins(2);
+        change_role(&world, "web", |role| (role.default_ttl, role.max_ttl) = (short, short));
+        until_due(&world.clock, &holder.lease);
+        rotate(&world.vend).await;
+        holder.hears_nothing();
+        if by_reload {
+            world.reload(|_| ());
+            world.clock.forward(SignedDuration::from_secs(20));
+        } else {
+            let near = begun.expires_at - SignedDuration::from_secs(110);
+            world.clock.forward(near.duration_since(world.vend.now()));
+        }
+        rotate(&world.vend).await;
+        assert!(second.fits(holder.next().await), "{by_reload}");
+        assert!(holder.lease.expires_at > begun.expires_at);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

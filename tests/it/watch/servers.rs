@@ -6,13 +6,13 @@ use daypass::{
     model::{
         SignedDuration,
         error::Code,
-        lease::{CLAIM_LIFE, Change, Claim, LeaseId, ServerId},
+        lease::{CLAIM_LIFE, Change, Claim, Lease, LeaseId, ServerId},
     },
     store::{
         LeaseStore, Swap,
         redis::{RedisOptions, RedisStore},
     },
-    vend::{Vend, WatchLimits},
+    vend::{SeenRevoked, Vend, WatchLimits},
 };
 
 use super::holder::{Holder, fresh, held, new_lease, rotate, until_due};
@@ -87,6 +87,56 @@ async fn a_server_that_dies_with_a_claim_is_waited_for_and_then_taken_over() {
         assert_eq!(again.lease.generation, 2);
         assert_eq!(made(&world).get(&(lease.id, 2)), Some(&1));
     }
+}
+
+/// The lease of a holder that left, due and claimed by a server that is making its next credential.
+async fn claimed_elsewhere(world: &World, lease: &Lease) {
+    let claim = Claim::to_rotate(ServerId(7), world.vend.now());
+    let claimed = world.stored(lease.id).await.unwrap().apply(Change::Claim(claim)).unwrap();
+    assert_eq!(world.store.swap(&[claimed]).await.unwrap(), [Swap::Done]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_made_while_a_stream_is_opened_is_waited_for() {
+    let world = World::new();
+    let second = fresh();
+    let lease = Holder::open(&world.vend, operator(), new_lease("web", &fresh(), Some(&second))).await.unwrap().lease;
+    until_due(&world.clock, &lease);
+    let (gate, vend, id) = (world.faults.hold("swap"), world.vend.clone(), lease.id);
+    let opening = tokio::spawn(async move { Holder::open(&vend, operator(), held(id, 1, &fresh(), None)).await.unwrap() });
+    while gate.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    claimed_elsewhere(&world, &lease).await;
+    gate.open();
+    let mut again = opening.await.unwrap();
+    rotate(&world.vend).await;
+    again.hears_nothing();
+    world.clock.forward(CLAIM_LIFE);
+    rotate(&world.vend).await;
+    assert!(second.fits(again.next().await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_waited_for_whatever_hurries() {
+    let world = World::new();
+    let second = fresh();
+    let lease = Holder::open(&world.vend, operator(), new_lease("web", &fresh(), Some(&second))).await.unwrap().lease;
+    let mut seen = SeenRevoked::default();
+    world.vend.see_revoked(&mut seen).await.unwrap();
+    until_due(&world.clock, &lease);
+    claimed_elsewhere(&world, &lease).await;
+    let mut again = Holder::open(&world.vend, operator(), held(lease.id, 1, &fresh(), None)).await.unwrap();
+    // The next key makes the stream be looked at; so does a list of revocations that was not seen for long.
+    again.acknowledge(&world.vend, Some(&second)).await;
+    rotate(&world.vend).await;
+    again.hears_nothing();
+    world.vend.see_revoked(&mut seen).await.unwrap();
+    rotate(&world.vend).await;
+    again.hears_nothing();
+    world.clock.forward(CLAIM_LIFE);
+    rotate(&world.vend).await;
+    assert!(second.fits(again.next().await));
 }
 
 /// A server whose clock is an hour ahead claims for an hour longer; the holder of a lease that dies sooner must not wait so long.

@@ -226,6 +226,9 @@ impl Domain {
     /// The name of the leaf's issuer where that says it is an authority of a CA that rotates, and it is not in force. A path was found, and so
     /// the name is what the issuing certificate says of itself; below an authority stands no other (pathLenConstraint 0).
     fn gone_authority(&self, leaf: &CertificateDer<'_>) -> Option<String> {
+        if self.rotating.is_empty() {
+            return None;
+        }
         let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
         let issuer = leaf.issuer();
         let said = issuer.iter_common_name().next()?.as_str().ok()?;

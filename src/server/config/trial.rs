@@ -127,8 +127,11 @@ impl Reader {
         let anchors: Vec<_> = CertificateDer::pem_slice_iter(ca_pem).filter_map(Result::ok).collect();
         let is_anchor = |der: &[u8]| anchors.iter().any(|anchor| anchor.as_ref() == der);
         for (name, ca) in cas.iter() {
-            let Ca::Fixed(authority) = ca else { continue };
-            let trusted = is_anchor(authority.root_der()) || authority.chain_der().iter().any(|der| is_anchor(der));
+            let trusted = match ca {
+                Ca::Fixed(authority) => is_anchor(authority.root_der()) || authority.chain_der().iter().any(|der| is_anchor(der)),
+                // Without a root its authorities are their own, and not made yet.
+                Ca::Rotating(ring) => ring.maker().root.as_ref().is_some_and(|root| is_anchor(root.der())),
+            };
             if trusted && !section.crl_required && !section.own_cas.contains(name) {
                 let domain = &section.name;
                 self.fault(

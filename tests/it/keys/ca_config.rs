@@ -43,6 +43,12 @@ fn a_ca_that_rotates_is_taken_with_and_without_a_root() {
     fs::write(dir.path().join("ring.key"), &*root.key_pem).unwrap();
     let under = |key: &str| rotating(&format!("every = \"720h\", root = {{ certificate = \"/etc/daypass/ring.pem\", key = \"{key}\" }}"));
     assert!(load(dir.path(), &under("/etc/daypass/ring.key")).is_ok());
+    // Where its root is trusted by a file, its CRLs must be known: `own_cas` says so.
+    fs::copy(dir.path().join("ring.pem"), dir.path().join("root.pem")).unwrap();
+    assert!(load(dir.path(), &under("/etc/daypass/ring.key")).is_ok());
+    let unnamed = under("/etc/daypass/ring.key").replacen("own_cas = [\"issuing\"]", "own_cas = []", 1);
+    let unnamed = load(dir.path(), &unnamed).map(drop).unwrap_err();
+    assert!(unnamed.iter().any(|fault| fault.contains("vouches for the CA issuing too")), "{unnamed:#?}");
     let other = load(dir.path(), &under("/etc/daypass/issuing.key")).map(drop).unwrap_err();
     assert!(other.iter().any(|fault| fault.contains("the root's key is not its certificate's")), "{other:#?}");
     // A root that ends before what it would sign.

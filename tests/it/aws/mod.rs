@@ -8,4 +8,4 @@ mod faults;
 mod keyless;
 mod sessions;
 mod templates;
-mod world;
+pub mod world;

@@ -1,6 +1,6 @@
 //! What a decision yields, and what a refusal says.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use daypass::{
     model::{
@@ -12,14 +12,14 @@ use daypass::{
         identity::Identity,
         lease::{Lease, LeaseState},
         name::RoleName,
-        role::{AwsMode, AwsOverflow, AwsRevocation, AwsRole, Role, RoleOwner, RoleSpec},
-        template::Template,
+        role::{Role, RoleOwner, RoleSpec},
         tenant::Tenant,
     },
     policy::{Denial, Grant, LeaseAction, MAX_REMEMBERED, MIN_TTL, PolicyBook, WatchTerms},
 };
 
 use super::world::{book, book_over, catalog, certificate, job, lease, now, operator, text, token, vendor};
+use crate::aws::world::deploy;
 
 const SAMPLE: &str = include_str!("sample.cedar");
 const ALL: &str = "@reason(\"test\") permit(principal, action, resource);";
@@ -254,20 +254,7 @@ fn only_an_active_lease_with_life_left_is_renewed() {
 /// A session at AWS is 15 minutes long at least: what ends before that is no use in asking AWS for.
 #[test]
 fn a_session_is_not_rotated_into_what_is_too_short_for_one() {
-    let spec = AwsRole {
-        aws: "main".parse().unwrap(),
-        role_arn: "arn:aws:iam::123456789012:role/x".to_owned(),
-        mode: AwsMode::AssumeRole,
-        session_name: Template::parse("{lease}").unwrap(),
-        session_policy: None,
-        policy_arns: vec![],
-        tags: BTreeMap::new(),
-        transitive_tags: vec![],
-        source_identity: None,
-        external_id: None,
-        revocation: AwsRevocation::None,
-        overflow: AwsOverflow::Fail,
-    };
+    let spec = deploy("arn:aws:iam::123456789012:role/x");
     let aws = |ends_at: Option<&str>| {
         let mut catalog = with_role("web", |role| role.spec = RoleSpec::Aws(spec.clone()));
         let tenant = catalog.tenants.get_mut(&"ci".parse().unwrap()).unwrap();

@@ -26,10 +26,7 @@ use daypass::{
         name::CaName,
         request::{Input, IssueRequest, RequestId},
         revocation::{AwsDeny, DenyBy},
-        role::{
-            AwsMode, AwsOverflow, AwsRevocation, AwsRole, ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner,
-            RoleSpec, X509Role,
-        },
+        role::{ExtKeyUsage, JwtRole, KeyType, RegistryAction, RegistryRole, Role, RoleOwner, RoleSpec, X509Role},
         template::Template,
         tenant::{Member, Tenant, TenantKind},
     },
@@ -43,6 +40,7 @@ use super::{
     cloud::{Cloud, list},
     faulty::{Faults, FaultyLog, FaultyStore},
 };
+use crate::aws::world::deploy;
 
 pub const POLICY: &str = r#"
 @id("operator") @reason("a test's operator")
@@ -423,19 +421,6 @@ fn aws_role(name: &str) -> Role {
         max_life: SignedDuration::from_hours(8),
         max_life_per_token: SignedDuration::from_hours(1),
         on_clone: daypass::model::role::OnClone::Revoke,
-        spec: RoleSpec::Aws(AwsRole {
-            aws: "main".parse().unwrap(),
-            role_arn: "arn:aws:iam::123456789012:role/x".to_owned(),
-            mode: AwsMode::AssumeRole,
-            session_name: Template::parse("{lease}").unwrap(),
-            session_policy: None,
-            policy_arns: vec![],
-            tags: BTreeMap::new(),
-            transitive_tags: vec![],
-            source_identity: None,
-            external_id: None,
-            revocation: AwsRevocation::SessionTag,
-            overflow: AwsOverflow::Fail,
-        }),
+        spec: RoleSpec::Aws(deploy("arn:aws:iam::123456789012:role/x")),
     }
 }
